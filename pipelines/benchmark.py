@@ -1,0 +1,132 @@
+"""The contract of a benchmark, and how the benchmarks are found: a module each, with `BENCHMARK = ...` at its foot."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import PurePath
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+import pipelines.benchmarks
+from pipelines.errors import BadParameter, Unknown
+from pipelines.records import Job, Parsed, RawOutput, Record, Scalar, Unit
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric a benchmark gives. A value outside `low..high` is not honest: a broken tool or parser."""
+
+    name: str
+    unit: Unit
+    better: Literal["higher", "lower", "neither"]
+    low: float
+    high: float
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    seconds: float
+    written_bytes: int  # the most it ever writes
+
+
+@dataclass(frozen=True)
+class Floor:
+    """An expectation on the median of a case's repeats: below it the node is reported, the row stays."""
+
+    metric: str
+    minimum: float
+    unit: Unit
+    source: str
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What the node's shell gives a command: its own empty directory and what it saw there."""
+
+    scratch: PurePath
+    output: PurePath  # where the tool writes its result, if it can write to a file
+    direct_io: bool  # whether the scratch filesystem takes O_DIRECT
+    tool_version: str
+
+
+@dataclass(frozen=True)
+class Command:
+    argv: tuple[str, ...]
+    labels: Mapping[str, str] = field(default_factory=dict)  # what was decided here, kept in RawOutput.facts
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark: what it takes, what it gives, and three pure functions. Everything else reads this descriptor.
+
+    `params` is a closed pydantic record with a default for every field; it refuses what the tool could not run.
+    `case` names a parameter set in tables ("rand_read"); `required` are the metrics its case must give to be OK.
+    `command` may raise nothing; `parse` raises UnknownOutput on anything but its tool's output, and nothing else.
+    """
+
+    name: str
+    title: str
+    tool: str  # executable on the node's PATH
+    minimum_version: tuple[int, ...]
+    version_argv: tuple[str, ...]
+    install_hint: str
+    writes: bool
+    source: str  # where the tool and its output format are documented
+    params: type[Record]
+    metrics: tuple[Metric, ...]
+    case: Callable[[Any], str]
+    cost: Callable[[Any], Cost]
+    required: Callable[[Any], frozenset[str]]
+    command: Callable[[Any, Workplace], Command]
+    version: Callable[[str], str | None]  # from the text that version_argv printed
+    parse: Callable[[RawOutput], Parsed]
+    floors: Callable[[Any], tuple[Floor, ...]] = lambda _: ()
+
+    def metric(self, name: str) -> Metric:
+        """Raises: Unknown: the descriptor has no such metric."""
+        for metric in self.metrics:
+            if metric.name == name:
+                return metric
+        raise Unknown(f"metric of {self.name}", name, tuple(metric.name for metric in self.metrics))
+
+    def checked_params(self, given: Mapping[str, Scalar]) -> Any:
+        """The parameters as the benchmark's own record, defaults filled in.
+
+        Raises:
+            BadParameter: a parameter that is unknown, of the wrong type, or that the tool could not run with.
+        """
+        try:
+            return self.params.model_validate(dict(given))
+        except ValidationError as e:
+            first = e.errors()[0]
+            name = str(first["loc"][0]) if first["loc"] else ", ".join(given)
+            problem = first["msg"].removeprefix("Value error, ")
+            if first["type"] == "extra_forbidden":
+                problem = f"there is no such parameter; known: {', '.join(self.params.model_fields)}"
+            raise BadParameter(self.name, name, problem) from e
+
+    def params_of(self, job: Job) -> Any:
+        return self.checked_params(job.params)
+
+
+@cache
+def discover() -> Mapping[str, Benchmark]:
+    """Every benchmark by name: each module of `pipelines.benchmarks` that has a BENCHMARK."""
+    found: dict[str, Benchmark] = {}
+    for module in pkgutil.iter_modules(pipelines.benchmarks.__path__, "pipelines.benchmarks."):
+        benchmark = getattr(importlib.import_module(module.name), "BENCHMARK", None)
+        if isinstance(benchmark, Benchmark):
+            found[benchmark.name] = benchmark
+    return dict(sorted(found.items()))
+
+
+def get(name: str) -> Benchmark:
+    """Raises: Unknown: there is no benchmark of that name."""
+    benchmarks = discover()
+    if name not in benchmarks:
+        raise Unknown("benchmark", name, tuple(benchmarks))
+    return benchmarks[name]

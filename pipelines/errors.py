@@ -1,0 +1,251 @@
+"""Every error that is raised on purpose: fields, whether a retry may help, and one sentence that says what now."""
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+
+class FleetmarkError(Exception):
+    """What callers catch at a boundary. `str(error)` is the whole sentence; the fields are for programs."""
+
+    retryable: ClassVar[bool] = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
+
+
+# --- what an operator wrote ---------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class BadSettings(FleetmarkError):
+    variable: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"setting {self.variable}: {self.problem}"
+
+
+@dataclass(eq=False)
+class BadFile(FleetmarkError):
+    """A file an operator edits (inventory, suite) does not say what it must."""
+
+    path: str
+    where: str  # "line 7, field nodes[0].scratch", as near as the file's format allows
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.path}, {self.where}: {self.problem}"
+
+
+@dataclass(eq=False)
+class Unknown(FleetmarkError):
+    """A name that is not one of the known ones: a node, suite, benchmark, parameter, run or table."""
+
+    kind: str
+    name: str
+    known: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"unknown {self.kind} {self.name!r}; known: {', '.join(self.known) or 'none'}"
+
+
+@dataclass(eq=False)
+class BadParameter(FleetmarkError):
+    benchmark: str
+    parameter: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"benchmark {self.benchmark}, parameter {self.parameter!r}: {self.problem}"
+
+
+@dataclass(eq=False)
+class BadSelection(FleetmarkError):
+    selection: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"node selection {self.selection!r}: {self.problem}"
+
+
+@dataclass(eq=False)
+class BadQuery(FleetmarkError):
+    sql: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"the query could not be answered: {self.problem}"
+
+
+@dataclass(eq=False)
+class NotInstalled(FleetmarkError):
+    """An optional part of fleetmark is needed and is not in this environment."""
+
+    package: str
+    extra: str
+
+    def __str__(self) -> str:
+        return f"this needs {self.package}; install it with: pip install 'fleetmark[{self.extra}]'"
+
+
+# --- the object store ---------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class BadKey(FleetmarkError):
+    key: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"object key {self.key!r}: {self.problem}"
+
+
+@dataclass(eq=False)
+class KeyNotFound(FleetmarkError):
+    url: str
+
+    def __str__(self) -> str:
+        return f"there is no object {self.url}"
+
+
+@dataclass(eq=False)
+class StoreUnreachable(FleetmarkError):
+    retryable: ClassVar[bool] = True
+    url: str
+    attempts: int
+    problem: str
+
+    def __str__(self) -> str:
+        return f"object store gave up on {self.url} after {self.attempts} attempts: {self.problem}"
+
+
+@dataclass(eq=False)
+class StoreRefused(FleetmarkError):
+    """The store answered, and the answer is no: credentials, permissions or a bucket that is not there."""
+
+    url: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"object store refused {self.url}: {self.problem}"
+
+
+@dataclass(eq=False)
+class UnsafeStore(FleetmarkError):
+    url: str
+    winners: int
+    writers: int
+
+    def __str__(self) -> str:
+        return (
+            f"object store {self.url} is not safe to publish to: {self.winners} of {self.writers} racing create-only "
+            "writes of one key won, expected exactly 1; use a store that honours If-None-Match"
+        )
+
+
+@dataclass(eq=False)
+class CorruptObject(FleetmarkError):
+    """An object of ours does not read back as what was written."""
+
+    url: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"object {self.url} is damaged: {self.problem}"
+
+
+# --- the node -----------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class ScratchRefused(FleetmarkError):
+    """The guard will not let a benchmark write there (missing, read-only, under /dev, not a directory, a link)."""
+
+    path: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"scratch directory {self.path}: {self.problem}"
+
+
+@dataclass(eq=False)
+class NotEnoughSpace(FleetmarkError):
+    path: str
+    needed_bytes: int
+    floor_bytes: int
+    free_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"scratch directory {self.path}: needs {self.needed_bytes} B and must leave {self.floor_bytes} B free, "
+            f"has {self.free_bytes} B free; free some space or lower the benchmark's size"
+        )
+
+
+@dataclass(eq=False)
+class SizeCapExceeded(FleetmarkError):
+    path: str
+    needed_bytes: int
+    cap_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"scratch directory {self.path}: the benchmark writes {self.needed_bytes} B, "
+            f"the node allows {self.cap_bytes} B (scratch_cap_bytes in the inventory)"
+        )
+
+
+@dataclass(eq=False)
+class LeaseTimeout(FleetmarkError):
+    retryable: ClassVar[bool] = True
+    path: str
+    holder: str
+    waited_s: float
+
+    def __str__(self) -> str:
+        return f"the node's lease {self.path} is still held by {self.holder} after {self.waited_s:.0f} s"
+
+
+@dataclass(eq=False)
+class ToolNotFound(FleetmarkError):
+    tool: str
+
+    def __str__(self) -> str:
+        return f"{self.tool} is not installed on this node, or not on its PATH"
+
+
+# --- what a tool printed, what landed -----------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class UnknownOutput(FleetmarkError):
+    """A parser's only error: the raw output is not what this tool prints."""
+
+    tool: str
+    expected: str
+    got: str
+
+    def __str__(self) -> str:
+        return f"{self.tool}: expected {self.expected}, got {self.got[:200]!r}"
+
+
+@dataclass(eq=False)
+class LandingConflict(FleetmarkError):
+    retryable: ClassVar[bool] = True
+    table: str
+    batch: str
+    attempts: int
+
+    def __str__(self) -> str:
+        return f"table {self.table}: batch {self.batch} lost {self.attempts} commit races in a row; safe to try again"
+
+
+@dataclass(eq=False)
+class AirflowFailed(FleetmarkError):
+    """The embedded Airflow did not come up, or ended a run in another state than success."""
+
+    problem: str
+    log: str
+
+    def __str__(self) -> str:
+        return f"{self.problem}; see {self.log}"

@@ -1,0 +1,80 @@
+"""The inventory of the fleet, and the selection of nodes from it. Pure but for `load`."""
+
+import random
+from collections import Counter
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from pydantic import field_validator
+
+from pipelines import documents
+from pipelines.errors import BadSelection, Unknown
+from pipelines.records import Node, Record
+
+
+class Inventory(Record):
+    """`infra/fleet.toml`: one [[nodes]] table per machine."""
+
+    nodes: tuple[Node, ...]
+
+    @field_validator("nodes")
+    @classmethod
+    def _names_are_unique(cls, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+        if not nodes:
+            raise ValueError("needs at least one node")
+        name, count = Counter(node.name for node in nodes).most_common(1)[0]
+        if count > 1:
+            raise ValueError(f"node {name!r} is listed {count} times")
+        return nodes
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(node.name for node in self.nodes)
+
+
+def load(path: Path) -> Inventory:
+    """Raises: BadFile: with line and field."""
+    return documents.load(path, Inventory)
+
+
+def select(
+    inventory: Inventory, terms: tuple[str, ...] = (), sample: int | None = None, seed: str = ""
+) -> tuple[Node, ...]:
+    """The nodes that any term names, in inventory order; every node when there is no term.
+
+    A term is a name (`gpu-01`), a glob (`gpu-*`), or conditions on labels and features that must all hold
+    (`sku=h200,rack=r1*`, `feature=rdma`). `sample` then keeps that many at random, the same ones for the same `seed`.
+
+    Raises:
+        Unknown: a plain name that is not in the inventory.
+        BadSelection: a term that selects nothing, or a sample that is not positive.
+    """
+    chosen = set(inventory.names) if not terms else {name for term in terms for name in _matching(inventory, term)}
+    nodes = tuple(node for node in inventory.nodes if node.name in chosen)
+    if sample is None:
+        return nodes
+    if sample < 1:
+        raise BadSelection(f"sample {sample}", "a sample has at least 1 node")
+    kept = set(random.Random(seed).sample(sorted(node.name for node in nodes), min(sample, len(nodes))))  # noqa: S311
+    return tuple(node for node in nodes if node.name in kept)
+
+
+def _matching(inventory: Inventory, term: str) -> set[str]:
+    if "=" in term:
+        matched = {node.name for node in inventory.nodes if all(_holds(node, part) for part in term.split(","))}
+    elif any(character in term for character in "*?["):
+        matched = {name for name in inventory.names if fnmatchcase(name, term)}
+    elif term in inventory.names:
+        return {term}
+    else:
+        raise Unknown("node", term, inventory.names)
+    if not matched:
+        raise BadSelection(term, f"matches none of the {len(inventory.nodes)} nodes of the inventory")
+    return matched
+
+
+def _holds(node: Node, condition: str) -> bool:
+    key, _, wanted = condition.partition("=")
+    if key == "feature":
+        return any(fnmatchcase(feature, wanted) for feature in node.features)
+    return fnmatchcase(node.labels.get(key, ""), wanted)

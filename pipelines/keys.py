@@ -1,0 +1,92 @@
+"""The names of things in the object store and the ids that are hashes of content. Pure."""
+
+import hashlib
+import json
+import re
+from datetime import datetime
+from typing import Any
+
+from pipelines.errors import BadKey
+
+_SEGMENT = re.compile(r"^[A-Za-z0-9_=-][A-Za-z0-9._=+-]{0,200}$")
+
+
+def checked(key: str) -> str:
+    """`key` itself, if every segment is a plain name.
+
+    Raises:
+        BadKey: an empty or absolute key, `..`, or a character that some store or filesystem reads as more than a name.
+    """
+    for segment in key.split("/"):
+        if not _SEGMENT.match(segment):
+            raise BadKey(key, f"segment {segment!r} is not a plain name")
+    return key
+
+
+def content_id(body: Any, length: int = 16) -> str:
+    """Hex digits of the sha256 of `body` as canonical JSON (sorted keys, no spaces)."""
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:length]
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def run_id(at: datetime, origin: str) -> str:
+    """`20261121T020000Z-1a2b3c`: sortable by time, and the same for the same origin however often it is asked."""
+    return f"{at:%Y%m%dT%H%M%SZ}-{content_id(origin, 6)}"
+
+
+def run_date(run: str) -> str:
+    """The UTC night of a run, `2026-11-21`."""
+    return f"{run[:4]}-{run[4:6]}-{run[6:8]}"
+
+
+def plan_key(run: str) -> str:
+    return checked(f"plans/{run}.json")
+
+
+def table_key(table: str) -> str:
+    """The folder of a Delta table."""
+    return checked(f"tables/{table}")
+
+
+def raw_prefix(run: str) -> str:
+    return checked(f"raw/{run_date(run)}/{run}")
+
+
+def raw_key(run: str, node: str, job: str, attempt: int) -> str:
+    return checked(f"{raw_prefix(run)}/{node}/{job}/{attempt:03d}.json")
+
+
+def environment_key(environment_id: str) -> str:
+    return checked(f"environments/{environment_id}.json")
+
+
+def batch_id(run: str, body: Any) -> str:
+    """One landing of a run: the run's id and the hash of everything its rows are made from."""
+    return f"{run}.{content_id(body, 12)}"
+
+
+def run_of(batch: str) -> str:
+    return batch.rpartition(".")[0]
+
+
+def parsed_key(batch: str, table: str) -> str:
+    """Rows of a batch before anyone judged them."""
+    return checked(f"parsed/{batch}/{table}.parquet")
+
+
+def landing_key(batch: str, table: str) -> str:
+    """The immutable Parquet file of one batch and one table."""
+    return checked(f"landing/{batch}/{table}.parquet")
+
+
+def report_key(run: str, name: str) -> str:
+    return checked(f"reports/{run}/{name}")
+
+
+def docs_prefix(run: str) -> str:
+    """Great Expectations' own Data Docs of a run."""
+    return checked(f"docs/{run}")

@@ -1,0 +1,69 @@
+"""The plan of a run: suite x nodes -> jobs. Pure: the same input gives the same jobs with the same ids."""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+
+from pipelines import benchmark, keys, suites
+from pipelines.records import Job, Node, Plan, Scalar, Suite, SuiteEntry
+
+_SLACK = 3.0  # a job may take this many times its expected seconds ...
+_SLACK_S = 30.0  # ... and this much more, before it counts as hung
+
+
+def make(
+    suite: Suite,
+    nodes: tuple[Node, ...],
+    *,
+    run_id: str,
+    created_at: datetime,
+    trigger: str,
+    note: str = "",
+    overrides: Mapping[str, Scalar] | None = None,
+    repeats: int | None = None,
+) -> Plan:
+    """Every job of the run, node by node, in the order in which they will run.
+
+    `overrides` replaces parameters wherever a benchmark of the suite has them; `repeats` replaces the suite's.
+
+    Raises:
+        Unknown: a benchmark that does not exist.
+        BadParameter: a parameter that its benchmark refuses, or an override that no benchmark of the suite takes.
+    """
+    overrides = overrides or {}
+    _check_overrides(suite, overrides)
+    jobs = tuple(
+        job for node in nodes for entry in suite.entries for job in _jobs(run_id, node, entry, overrides, repeats)
+    )
+    return Plan(
+        run_id=run_id, suite=suite.name, created_at=created_at, trigger=trigger, note=note, nodes=nodes, jobs=jobs
+    )
+
+
+def _check_overrides(suite: Suite, overrides: Mapping[str, Scalar]) -> None:
+    takers = [benchmark.get(entry.benchmark) for entry in suite.entries]
+    for name, value in overrides.items():
+        if not any(name in taker.params.model_fields for taker in takers):
+            takers[0].checked_params({name: value})  # raises, with the names that are known
+
+
+def _jobs(
+    run_id: str, node: Node, entry: SuiteEntry, overrides: Mapping[str, Scalar], repeats: int | None
+) -> Iterator[Job]:
+    descriptor = benchmark.get(entry.benchmark)
+    taken = {name: value for name, value in overrides.items() if name in descriptor.params.model_fields}
+    for given in suites.parameter_sets(entry):
+        params = descriptor.checked_params({**given, **taken})
+        cost = descriptor.cost(params)
+        complete = params.model_dump(mode="json", exclude_none=True)
+        for repeat in range(1, (repeats or entry.repeats) + 1):
+            yield Job(
+                job_id=keys.content_id([run_id, node.name, descriptor.name, complete, repeat]),
+                node=node.name,
+                benchmark=descriptor.name,
+                case=descriptor.case(params),
+                params=complete,
+                repeat=repeat,
+                timeout_s=entry.timeout_s or cost.seconds * _SLACK + _SLACK_S,
+                seconds=cost.seconds,
+                written_bytes=cost.written_bytes,
+            )

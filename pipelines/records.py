@@ -1,0 +1,174 @@
+"""What crosses a stage: frozen, closed records. Values are in base units; missing is absent, never zero."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeFloat, PositiveInt
+
+Unit = Literal["B/s", "1/s", "s", "B", "1", "ratio", "W", "J", "Hz", "tok/s", "°C"]
+"""Base units. "1" is a count; "ratio" lies between 0 and 1."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+"""A name that is also safe as a path segment, an Airflow queue and a table value."""
+
+Scalar = bool | int | float | str
+Labels = Mapping[str, str]
+
+
+class Record(BaseModel):
+    """Frozen and closed: an unknown field is an error, and nothing changes after construction."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Outcome(StrEnum):
+    """How a planned job ended. Only OK is a measurement; none of the others is a zero or a pass."""
+
+    OK = "ok"
+    TOOL_FAILED = "tool_failed"
+    TRUNCATED = "truncated"  # it ran, but not to its end: killed, timed out, or part of the output is missing
+    NOT_MEASURED = "not_measured"  # the tool, the peer or the node was not there
+    CONFIG = "config"  # the parameters or the node's set-up do not allow it; says nothing about the hardware
+    CONTENDED = "contended"  # something else held the node
+
+
+class Node(Record):
+    """A machine of the inventory. `labels` are its cohort labels: sku, rack, power_domain, tenant."""
+
+    name: Name
+    queue: Name
+    scratch: str  # absolute, or relative to FLEETMARK_HOME
+    scratch_cap_bytes: PositiveInt = 64 * 2**30
+    free_floor_bytes: Annotated[int, Field(ge=0)] = 2 * 2**30
+    features: tuple[Name, ...] = ()
+    labels: Labels = {}
+
+    @property
+    def cohort(self) -> str:
+        """The nodes this one is compared with: same SKU."""
+        return self.labels.get("sku", "unlabelled")
+
+
+class SuiteEntry(Record):
+    """One benchmark in a suite. `matrix` multiplies: every combination of its lists is a case of its own."""
+
+    benchmark: Name
+    params: Mapping[str, Scalar] = {}
+    matrix: Mapping[str, tuple[Scalar, ...]] = {}
+    repeats: Annotated[int, Field(ge=1, le=100)] = 1
+    timeout_s: Annotated[float, Field(gt=0)] | None = None  # default: from the benchmark's own cost
+
+
+class Suite(Record):
+    name: Name
+    description: str
+    entries: tuple[SuiteEntry, ...]
+
+
+class Job(Record):
+    """One execution of one tool on one node. A repeat is a job of its own, so that each repeat is a row."""
+
+    job_id: Name  # content hash of what follows within its run
+    node: Name
+    benchmark: Name
+    case: Name
+    params: Mapping[str, Scalar]  # complete: defaults filled in when the plan was made
+    repeat: PositiveInt
+    timeout_s: Annotated[float, Field(gt=0)]
+    seconds: NonNegativeFloat  # expected
+    written_bytes: Annotated[int, Field(ge=0)]  # at most
+
+
+class Plan(Record):
+    """What one run will do. Written to the store before anything runs; completeness is judged against it."""
+
+    run_id: Name
+    suite: Name
+    created_at: AwareDatetime
+    trigger: str  # "schedule", "manual", "cli"
+    note: str = ""
+    nodes: tuple[Node, ...]
+    jobs: tuple[Job, ...]
+
+    def jobs_of(self, node: str) -> tuple[Job, ...]:
+        return tuple(job for job in self.jobs if job.node == node)
+
+    def node(self, name: str) -> Node:
+        return next(node for node in self.nodes if node.name == name)
+
+
+class Environment(Record):
+    """The configuration a number depends on; equal configurations share `environment_id` across the fleet."""
+
+    environment_id: Name
+    facts: Mapping[str, str | int | tuple[Mapping[str, str | int | None], ...] | None]
+
+
+class Refusal(Record):
+    """Why a job's tool was not started at all."""
+
+    outcome: Outcome
+    reason: str
+
+
+class RawOutput(Record):
+    """The evidence of one attempt at one job, stored before anyone judges it and never overwritten."""
+
+    schema_version: Literal[1] = 1
+    run_id: Name
+    job: Job
+    attempt: PositiveInt
+    hostname: str
+    tool: str
+    tool_version: str | None
+    environment_id: Name
+    simulated: bool = False
+    argv: tuple[str, ...] = ()
+    exit_status: int | None = None  # None when no process ended by itself: refused, or ended by a signal
+    signal: int | None = None
+    timed_out: bool = False
+    output: str | None = None  # the file the tool was told to write, where it has one
+    stdout: str = ""
+    stderr: str = ""
+    started_at: AwareDatetime
+    duration_s: NonNegativeFloat  # monotonic
+    lease_wait_s: NonNegativeFloat = 0.0
+    facts: Labels = {}  # what the node saw while preparing, e.g. filesystem, direct_io
+    refusal: Refusal | None = None
+
+
+class Measurement(Record):
+    metric: Name
+    value: FiniteFloat
+    unit: Unit
+    labels: Labels = {}
+
+
+class Histogram(Record):
+    """Counts by bin. Bins of equal value add up, so percentiles of many runs or nodes stay exact to a bin."""
+
+    metric: Name
+    unit: Unit
+    labels: Labels = {}
+    bins: tuple[tuple[float, int], ...]  # (value in `unit`, count), ascending by value
+
+
+class Parsed(Record):
+    """What a benchmark makes of one RawOutput. `reason` is empty only when the outcome is OK."""
+
+    outcome: Outcome
+    reason: str = ""
+    measurements: tuple[Measurement, ...] = ()
+    histograms: tuple[Histogram, ...] = ()
+    notes: tuple[str, ...] = ()  # what the tool said beside its result, worth keeping with the run
+
+
+class Validation(Record):
+    """The short form of a validation; the whole of it is at `reports/<run>/validation.json` and `.html`."""
+
+    run_id: str
+    success: bool
+    rows: int
+    quarantined: int
+    failed: tuple[str, ...]  # a sentence for each expectation that did not hold

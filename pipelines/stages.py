@@ -1,0 +1,104 @@
+"""The stages of a run, in order, each safe to repeat. Airflow's tasks and the command line call these and no more."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from pydantic import Field
+
+from pipelines import inventory, keys, plan, suites
+from pipelines.errors import KeyNotFound, Unknown
+from pipelines.records import Plan, Record, Scalar, Validation
+from pipelines.settings import Settings
+from pipelines.storage import Store
+
+
+class Request(Record):
+    """What a person or a schedule asks for."""
+
+    suite: str
+    nodes: tuple[str, ...] = ()  # see inventory.select; empty: every node
+    sample: int | None = Field(default=None, ge=1)
+    overrides: Mapping[str, Scalar] = {}
+    repeats: int | None = Field(default=None, ge=1, le=100)
+    trigger: str = "cli"
+    note: str = Field(default="", max_length=500)
+
+
+def make_plan(settings: Settings, request: Request, run_id: str, at: datetime) -> Plan:
+    """The plan, touching nothing but the inventory and the suite. Raises what those raise."""
+    fleet = inventory.load(settings.inventory)
+    nodes = inventory.select(fleet, request.nodes, request.sample, seed=run_id)
+    return plan.make(
+        suites.load(settings.suites, request.suite),
+        nodes,
+        run_id=run_id,
+        created_at=at,
+        trigger=request.trigger,
+        note=request.note,
+        overrides=request.overrides,
+        repeats=request.repeats,
+    )
+
+
+def publish_plan(store: Store, made: Plan) -> Plan:
+    """Write the plan before anything runs. A retry finds and returns the one that is there."""
+    store.create(keys.plan_key(made.run_id), made.model_dump_json().encode())
+    return load_plan(store, made.run_id)
+
+
+def load_plan(store: Store, run_id: str) -> Plan:
+    """Raises: Unknown: there is no such run."""
+    try:
+        return Plan.model_validate_json(store.read(keys.plan_key(run_id)))
+    except KeyNotFound as e:
+        raise Unknown("run", run_id, ()) from e
+
+
+def measure(
+    settings: Settings, store: Store, run_id: str, node: str, attempt: int, say: Callable[[str], None]
+) -> tuple[str, ...]:
+    """Run the node's jobs on this machine, one after the other; jobs whose raw output is there are not run again.
+
+    Returns the keys of the raw outputs. Raises what `node.run_jobs` raises; a failing tool is a raw output, no error.
+    """
+    from pipelines import node as shell
+
+    return shell.run_jobs(settings, store, load_plan(store, run_id), node, attempt, say)
+
+
+def parse(store: Store, run_id: str, at: datetime) -> str:
+    """Raw outputs -> rows, written create-only below `parsed/<batch>`. Returns the batch id.
+
+    The batch id is the hash of the plan, the raw outputs and the parsers, so that a retry gives the same batch.
+    """
+    from pipelines.tables import parse as rows
+
+    return rows.prepare(store, load_plan(store, run_id), at)
+
+
+def validate(store: Store, batch: str) -> Validation:
+    """Judge the batch's rows with Great Expectations; write its landing files and the validation pages."""
+    from pipelines.tables import validate as judge
+
+    return judge.validate_batch(store, batch)
+
+
+def land(store: Store, batch: str) -> Mapping[str, int]:
+    """Commit the batch to every table, `runs` last. Returns the version of each table after it."""
+    from pipelines.tables import land as lander
+
+    return lander.land_batch(store, batch)
+
+
+def judge(store: Store, run_id: str, at: datetime) -> None:
+    """Judge the landed rows of a run and land the verdicts."""
+    from pipelines.verdicts import judge as verdicts
+
+    verdicts.judge_run(store, load_plan(store, run_id), at)
+
+
+def report(store: Store, run_id: str) -> str:
+    """Render the run's page. Returns its key."""
+    from pipelines.report import page
+
+    return page.publish(store, load_plan(store, run_id))

@@ -1,0 +1,229 @@
+"""The only door to fsspec: an object store of create-only keys, on a directory or on S3."""
+
+import os
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsspec
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
+
+from pipelines import keys
+from pipelines.errors import KeyNotFound, StoreRefused, StoreUnreachable, UnsafeStore
+from pipelines.settings import Settings
+
+_PROBE_WRITERS = 8
+T = TypeVar("T")
+
+
+class Store:
+    """An object store under one URL. Keys are plain relative names; see `keys.checked`.
+
+    Every method may raise StoreUnreachable (after retries with back-off, naming the key), StoreRefused or BadKey.
+    """
+
+    def __init__(self, url: str, filesystem: Any, root: str, retry_s: float, delta_options: dict[str, str]) -> None:
+        self.base_url = url.rstrip("/")
+        self.filesystem = filesystem
+        self.delta_options = delta_options  # what delta-rs needs to reach the same place
+        self._root = root.rstrip("/")
+        self._retry_s = retry_s
+
+    @property
+    def is_local(self) -> bool:
+        return self.base_url.startswith("file://")
+
+    def url(self, key: str) -> str:
+        return f"{self.base_url}/{keys.checked(key)}"
+
+    def path(self, key: str) -> str:
+        """The key as fsspec names it: a path, or bucket/key."""
+        return f"{self._root}/{keys.checked(key)}"
+
+    def read(self, key: str) -> bytes:
+        """The object's bytes.
+
+        Raises:
+            KeyNotFound: there is no such object.
+        """
+        return self._retrying(key, lambda: bytes(self.filesystem.cat_file(self.path(key))))
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write a new object in one atomic step; never overwrite. Whether this call wrote it (False: it was there)."""
+        create = self._create_local if self.is_local else self._create_s3
+        return self._retrying(key, lambda: create(self.path(key), data))
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Write an object that may be there already: something rendered from published objects, or a pointer."""
+        if self.is_local:
+            self._retrying(key, lambda: _publish_file(Path(self.path(key)), data, os.replace))
+        else:
+            self._retrying(key, lambda: self.filesystem.pipe_file(self.path(key), data))
+
+    def exists(self, key: str) -> bool:
+        return self._retrying(key, lambda: bool(self.filesystem.exists(self.path(key))))
+
+    def keys_under(self, prefix: str) -> list[str]:
+        """Every key below the folder `prefix`, sorted; empty when there is none."""
+        found = self._retrying(prefix, lambda: self.filesystem.find(self.path(prefix)))
+        names = (str(path).removeprefix(f"{self._root}/") for path in found)
+        return sorted(name for name in names if not name.rsplit("/", 1)[-1].startswith(".tmp-"))
+
+    def delete(self, key: str) -> None:
+        """Remove an object; no error when it is gone already."""
+        try:
+            self._retrying(key, lambda: self.filesystem.rm_file(self.path(key)))
+        except KeyNotFound:
+            return
+
+    def read_many(self, wanted: list[str]) -> list[bytes]:
+        """The objects' bytes in the order of `wanted`, fetched side by side."""
+        with ThreadPoolExecutor(max_workers=16) as pool:
+            return list(pool.map(self.read, wanted))
+
+    def require_atomic_create(self) -> None:
+        """Prove that of several racing create-only writes exactly one wins, as every commit here relies on.
+
+        Raises:
+            UnsafeStore: none or several won (measured: some S3 servers ignore If-None-Match).
+        """
+        if self.is_local:
+            return  # link(2) is atomic
+        key = f"probe/{uuid.uuid4().hex}"
+        with ThreadPoolExecutor(max_workers=_PROBE_WRITERS) as pool:
+            bodies = [f"{writer}".encode() for writer in range(_PROBE_WRITERS)]
+            winners = sum(pool.map(lambda body: self.create(key, body), bodies))
+        self.delete(key)
+        if winners != 1:
+            raise UnsafeStore(self.base_url, winners, _PROBE_WRITERS)
+
+    def _create_local(self, path: str, data: bytes) -> bool:
+        try:
+            _publish_file(Path(path), data, _link_new)
+        except FileExistsError:
+            return False
+        return True
+
+    def _create_s3(self, path: str, data: bytes) -> bool:
+        try:  # one put, never multipart: Ceph RGW ignores the condition when a multipart upload completes
+            self.filesystem.pipe_file(path, data, mode="create", chunksize=len(data) + 1)
+        except OSError as e:
+            if isinstance(e, FileExistsError) or _aws_code(e) == "PreconditionFailed":
+                return False
+            raise
+        return True
+
+    def _retrying(self, key: str, call: Callable[[], T]) -> T:
+        retrying = Retrying(
+            retry=retry_if_exception(_is_transient),
+            stop=stop_after_delay(self._retry_s),
+            wait=wait_exponential_jitter(initial=0.1, max=5.0, jitter=0.1),
+            reraise=True,
+        )
+        try:
+            return retrying(call)
+        except FileNotFoundError as e:
+            if _aws_code(e) == "NoSuchBucket":
+                raise StoreRefused(self.url(key), "there is no such bucket") from e
+            raise KeyNotFound(self.url(key)) from e
+        except Exception as e:
+            if _is_transient(e):
+                attempts = int(retrying.statistics["attempt_number"])
+                raise StoreUnreachable(self.url(key), attempts, f"{type(e).__name__}: {e}") from e
+            if isinstance(e, OSError) or _is_botocore(e):
+                raise StoreRefused(self.url(key), f"{type(e).__name__}: {e}") from e
+            raise
+
+
+def open_store(settings: Settings) -> Store:
+    """The deployment's object store.
+
+    Raises:
+        StoreRefused: a URL of a kind that is not supported.
+    """
+    url = settings.store_url
+    if url.startswith("file://"):
+        root = url.removeprefix("file://")
+        return Store(url, fsspec.filesystem("file", auto_mkdir=True), root, settings.store_retry_s, {})
+    if not url.startswith("s3://"):
+        raise StoreRefused(url, "FLEETMARK_STORE must be a file:// or an s3:// URL")
+    return Store(url, _s3_filesystem(settings), url.removeprefix("s3://"), settings.store_retry_s, _s3_delta(settings))
+
+
+def _s3_filesystem(settings: Settings) -> Any:
+    plain_http = (settings.s3_endpoint or "").startswith("http://")
+    filesystem = fsspec.filesystem(
+        "s3",
+        endpoint_url=settings.s3_endpoint,
+        use_listings_cache=False,
+        skip_instance_cache=True,
+        config_kwargs={
+            "retries": {"total_max_attempts": 1},  # one place retries: Store._retrying
+            "connect_timeout": 5,
+            "read_timeout": 60,
+            # over plain http boto hashes every body for the signature, at a sixth of the speed; our keys carry hashes
+            "s3": {"addressing_style": "path", "payload_signing_enabled": not plain_http},
+        },
+    )
+    filesystem.retries = 1
+    return filesystem
+
+
+def _s3_delta(settings: Settings) -> dict[str, str]:
+    """The same S3 server for delta-rs, which reads credentials and region from the environment by itself."""
+    if settings.s3_endpoint is None:
+        return {}
+    allow_http = str(settings.s3_endpoint.startswith("http://")).lower()
+    return {"AWS_ENDPOINT_URL": settings.s3_endpoint, "AWS_ALLOW_HTTP": allow_http}
+
+
+def _publish_file(path: Path, data: bytes, publish: Callable[[Path, Path], object]) -> None:
+    """Write beside `path`, flush to the disk, then put it in place with `publish` in one atomic step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".tmp-{uuid.uuid4().hex}"
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _link_new(temporary: Path, path: Path) -> None:
+    path.hardlink_to(temporary)
+
+
+_TRANSIENT_AWS = {
+    "SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "ConditionalRequestConflict",
+    "500", "502", "503", "504",
+}  # fmt: skip
+
+
+def _aws_code(e: BaseException) -> str | None:
+    """The S3 error code behind an exception of s3fs, which wraps botocore's."""
+    response = getattr(e.__cause__ or e, "response", None)
+    return str(response["Error"].get("Code")) if isinstance(response, dict) else None
+
+
+def _is_botocore(e: BaseException) -> bool:
+    return type(e).__module__.startswith(("botocore", "aiobotocore", "aiohttp"))
+
+
+def _is_transient(e: BaseException) -> bool:
+    if isinstance(e, TimeoutError | ConnectionError) or _aws_code(e) in _TRANSIENT_AWS:
+        return True
+    if not _is_botocore(e):
+        return False
+    from aiohttp import ClientError  # loaded with s3fs, and only then
+    from botocore.exceptions import HTTPClientError
+
+    return isinstance(e, HTTPClientError | ClientError)

@@ -1,0 +1,138 @@
+"""The tables' schemas: names, types and units. A column is only ever added, at the end and nullable."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+LABELS = pa.map_(pa.string(), pa.string())
+INSTANT = pa.timestamp("us", tz="UTC")
+
+_RUN = [
+    pa.field("run_id", pa.string(), nullable=False),
+    pa.field("month", pa.string(), nullable=False),  # of the night, "2026-11"; the partition
+    pa.field("night", pa.date32(), nullable=False),  # UTC
+]
+_WHERE = [
+    pa.field("node", pa.string(), nullable=False),
+    pa.field("cohort", pa.string(), nullable=False),
+    pa.field("benchmark", pa.string(), nullable=False),
+    pa.field("case", pa.string(), nullable=False),
+]
+_JOB = [
+    pa.field("repeat", pa.int32(), nullable=False),
+    pa.field("job_id", pa.string(), nullable=False),
+    pa.field("attempt", pa.int32()),  # null: the job was never attempted
+]
+_EVIDENCE = [
+    pa.field("environment_id", pa.string()),
+    pa.field("tool", pa.string()),
+    pa.field("tool_version", pa.string()),
+    pa.field("simulated", pa.bool_(), nullable=False),
+    pa.field("raw_key", pa.string()),
+    pa.field("raw_sha256", pa.string()),
+    pa.field("started_at", INSTANT),
+]
+_LANDED = [
+    pa.field("batch_id", pa.string(), nullable=False),
+    pa.field("landed_at", INSTANT, nullable=False),
+]
+_VALUE = [
+    pa.field("metric", pa.string(), nullable=False),
+    pa.field("value", pa.float64(), nullable=False),
+    pa.field("unit", pa.string(), nullable=False),
+]
+
+MEASUREMENTS = pa.schema([*_RUN, *_WHERE, *_VALUE, *_JOB, pa.field("labels", LABELS), *_EVIDENCE, *_LANDED])
+"""One row per metric of one repeat of one case on one node."""
+
+QUARANTINE = pa.schema([*MEASUREMENTS, pa.field("reason", pa.string(), nullable=False)])
+"""Rows that were not believed, as they would have landed, and why."""
+
+HISTOGRAMS = pa.schema(
+    [
+        *_RUN,
+        *_WHERE,
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("unit", pa.string(), nullable=False),
+        *_JOB,
+        pa.field("labels", LABELS),
+        pa.field("bins", pa.list_(pa.struct([("value", pa.float64()), ("count", pa.int64())])), nullable=False),
+        *_EVIDENCE,
+        *_LANDED,
+    ]
+)
+"""One row per histogram; counts of equal bin values add up across repeats, nodes and nights."""
+
+RUNS = pa.schema(
+    [
+        *_RUN,
+        pa.field("suite", pa.string(), nullable=False),
+        pa.field("trigger", pa.string(), nullable=False),
+        pa.field("note", pa.string(), nullable=False),
+        *_WHERE,
+        *_JOB,
+        pa.field("outcome", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("params", LABELS, nullable=False),
+        pa.field("facts", LABELS, nullable=False),
+        pa.field("notes", pa.list_(pa.string()), nullable=False),
+        pa.field("exit_status", pa.int32()),
+        pa.field("signal", pa.int32()),
+        pa.field("timed_out", pa.bool_()),
+        pa.field("duration_s", pa.float64()),
+        pa.field("lease_wait_s", pa.float64()),
+        *_EVIDENCE,
+        *_LANDED,
+    ]
+)
+"""One row per planned job, whatever happened to it. Landed last: a run is complete when its rows are here."""
+
+ENVIRONMENTS = pa.schema(
+    [
+        *_RUN,
+        pa.field("environment_id", pa.string(), nullable=False),
+        pa.field("facts", pa.string(), nullable=False),  # JSON, see pipelines.environment
+        *_LANDED,
+    ]
+)
+"""The configurations seen in a run, once each; nodes of equal configuration share one."""
+
+VERDICTS = pa.schema(
+    [
+        *_RUN,
+        *_WHERE,
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("rule", pa.string(), nullable=False),  # "floor"
+        pa.field("verdict", pa.string(), nullable=False),  # "pass", "fail", "not_measured"
+        pa.field("observed", pa.float64()),
+        pa.field("expected", pa.float64()),
+        pa.field("unit", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("evidence", pa.string(), nullable=False),  # JSON: what the rule looked at
+        *_LANDED,
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    name: str
+    schema: pa.Schema
+    sort: tuple[str, ...]  # the order of rows within a file
+
+
+TABLES: Mapping[str, Table] = {
+    table.name: table
+    for table in (
+        Table("environments", ENVIRONMENTS, ("environment_id", "run_id")),
+        Table("histograms", HISTOGRAMS, ("metric", "node", "night", "started_at")),
+        Table("measurements", MEASUREMENTS, ("metric", "node", "night", "started_at")),
+        Table("quarantine", QUARANTINE, ("metric", "node", "night", "started_at")),
+        Table("verdicts", VERDICTS, ("metric", "node", "night")),
+        Table("runs", RUNS, ("run_id", "node", "benchmark", "case", "repeat")),
+    )
+}
+"""Every landed table. `runs` is last, here and in every landing."""
+
+PARTITION = "month"
