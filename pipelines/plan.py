@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from pathlib import Path
 
 from pipelines import benchmark, keys, suites
 from pipelines.records import Job, Node, Plan, Scalar, Suite, SuiteEntry
@@ -32,7 +33,10 @@ def make(
     overrides = overrides or {}
     _check_overrides(suite, overrides)
     jobs = tuple(
-        job for node in nodes for entry in suite.entries for job in _jobs(run_id, node, entry, overrides, repeats)
+        job
+        for node in nodes
+        for entry in suite.entries
+        for job in jobs_of_entry(run_id, node.name, entry, overrides, repeats)
     )
     return Plan(
         run_id=run_id, suite=suite.name, created_at=created_at, trigger=trigger, note=note, nodes=nodes, jobs=jobs
@@ -46,19 +50,29 @@ def _check_overrides(suite: Suite, overrides: Mapping[str, Scalar]) -> None:
             takers[0].checked_params({name: value})  # raises, with the names that are known
 
 
-def _jobs(
-    run_id: str, node: Node, entry: SuiteEntry, overrides: Mapping[str, Scalar], repeats: int | None
+def jobs_of_entry(
+    run_id: str,
+    node: str,
+    entry: SuiteEntry,
+    overrides: Mapping[str, Scalar] | None = None,
+    repeats: int | None = None,
 ) -> Iterator[Job]:
+    """The jobs of one entry of a suite on one node: every combination of its matrix, every repeat.
+
+    Raises:
+        Unknown: there is no such benchmark.
+        BadParameter: a parameter that the benchmark refuses.
+    """
     descriptor = benchmark.get(entry.benchmark)
-    taken = {name: value for name, value in overrides.items() if name in descriptor.params.model_fields}
+    taken = {name: value for name, value in (overrides or {}).items() if name in descriptor.params.model_fields}
     for given in suites.parameter_sets(entry):
         params = descriptor.checked_params({**given, **taken})
         cost = descriptor.cost(params)
         complete = params.model_dump(mode="json", exclude_none=True)
         for repeat in range(1, (repeats or entry.repeats) + 1):
             yield Job(
-                job_id=keys.content_id([run_id, node.name, descriptor.name, complete, repeat]),
-                node=node.name,
+                job_id=keys.content_id([run_id, node, descriptor.name, complete, repeat]),
+                node=node,
                 benchmark=descriptor.name,
                 case=descriptor.case(params),
                 params=complete,
@@ -67,3 +81,11 @@ def _jobs(
                 seconds=cost.seconds,
                 written_bytes=cost.written_bytes,
             )
+
+
+def preview(job: Job, scratch: Path) -> tuple[str, ...]:
+    """The command the job will run, as far as it is known before the node has looked at its scratch directory."""
+    descriptor = benchmark.get(job.benchmark)
+    own = scratch / f"fleetmark-{job.job_id}"
+    place = benchmark.Workplace(scratch=own, output=own / "output", direct_io=True, tool_version="")
+    return descriptor.command(descriptor.params_of(job), place).argv

@@ -1,0 +1,110 @@
+"""Verbs on benchmarks: list them, show one, run one on this bare machine."""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipelines import console
+from pipelines.commands import options
+
+if TYPE_CHECKING:
+    from pipelines.records import Job, Parsed, Scalar
+
+
+@click.group(cls=console.Verbs)
+def bench() -> None:
+    """List, show and run single benchmarks on this machine; needs no Airflow and no store."""
+
+
+@bench.command("list")
+@options.as_json
+def list_(as_json: bool) -> None:
+    """List the benchmarks."""
+    from pipelines.benchmark import discover
+
+    found = discover().values()
+    if as_json:
+        return console.emit([{"name": each.name, "title": each.title, "tool": each.tool} for each in found])
+    return console.table(("benchmark", "tool", "what it measures"), [(b.name, b.tool, b.title) for b in found])
+
+
+@bench.command()
+@click.argument("name")
+@options.as_json
+def show(name: str, as_json: bool) -> None:
+    """Show a benchmark's parameters and metrics."""
+    from pipelines import benchmark
+
+    descriptor = benchmark.get(name)
+    schema = descriptor.params.model_json_schema()["properties"]
+    if as_json:
+        metrics = [vars(metric) for metric in descriptor.metrics]
+        return console.emit({"name": name, "title": descriptor.title, "parameters": schema, "metrics": metrics})
+    click.echo(f"{descriptor.title}\ntool: {descriptor.tool}; source: {descriptor.source}\n")
+    console.table(
+        ("parameter", "default", "meaning"),
+        [(key, str(field.get("default", "")), str(field.get("description", ""))) for key, field in schema.items()],
+    )
+    click.echo()
+    console.table(
+        ("metric", "unit", "better", "honest range", "meaning"),
+        [(m.name, m.unit, m.better, f"{m.low:g} .. {m.high:g}", m.meaning) for m in descriptor.metrics],
+    )
+    return None
+
+
+@bench.command("run")
+@click.argument("name")
+@click.option(
+    "--param",
+    "params",
+    multiple=True,
+    metavar="PARAM=VALUE",
+    callback=lambda _context, _parameter, given: options.assignments(given),
+    help="See `fleetmark bench show NAME`. Repeat for more.",
+)
+@click.option("--node", help="This machine's name in the inventory; default: the setting FLEETMARK_NODE.")
+@options.as_json
+def run_(name: str, params: "dict[str, Scalar]", node: str | None, as_json: bool) -> None:
+    """Run one benchmark once and print what it measured. Nothing is landed."""
+    from pipelines import benchmark, inventory, settings
+    from pipelines.node import run_once
+    from pipelines.records import Outcome
+
+    current = settings.load()
+    (place,) = inventory.select(inventory.load(current.inventory), (node or current.node,))
+    descriptor = benchmark.get(name)
+    job = _job(descriptor, place.name, params)
+    parsed = descriptor.parse(run_once(current, place, job, say=console.say))
+    if as_json:
+        console.emit(parsed.model_dump(mode="json", exclude={"histograms"}))
+    else:
+        _show(parsed)
+    if parsed.outcome is not Outcome.OK:
+        console.say(f"fleetmark: {parsed.outcome}: {parsed.reason}")
+        raise click.exceptions.Exit(console.FAILED)
+
+
+def _job(descriptor: Any, node: str, params: "dict[str, Scalar]") -> "Job":
+    from pipelines import keys, plan
+    from pipelines.records import SuiteEntry
+
+    now = datetime.now(UTC)
+    (job,) = plan.jobs_of_entry(keys.run_id(now, "bench"), node, SuiteEntry(benchmark=descriptor.name, params=params))
+    return job
+
+
+def _show(parsed: "Parsed") -> None:
+    from pipelines.tables.render import format_value
+
+    console.table(
+        ("metric", "value", "labels"),
+        [
+            (m.metric, format_value(m.value, m.unit), " ".join(f"{k}={v}" for k, v in m.labels.items()))
+            for m in parsed.measurements
+        ],
+    )
+
+
+VERBS = (bench,)
