@@ -119,7 +119,7 @@ class Store:
         retrying = Retrying(
             retry=retry_if_exception(_is_transient),
             stop=stop_after_delay(self._retry_s),
-            wait=wait_exponential_jitter(initial=0.1, max=5.0, jitter=0.1),
+            wait=wait_exponential_jitter(multiplier=0.1, max=5.0, jitter=0.1),
             reraise=True,
         )
         try:

@@ -1,0 +1,114 @@
+"""The inventory and the selection of nodes."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines import documents, inventory
+from pipelines.errors import BadFile, BadSelection, Unknown
+from pipelines.inventory import Inventory
+from tests import make
+
+FLEET = Inventory(
+    nodes=(
+        make.node("gpu-01", labels={"sku": "h200", "rack": "r1"}, features=("rdma",)),
+        make.node("gpu-02", labels={"sku": "h200", "rack": "r2"}),
+        make.node("gpu-11", labels={"sku": "l40s", "rack": "r1"}),
+        make.node("store-01", labels={"sku": "epyc"}),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("terms", "expected"),
+    [
+        ((), ["gpu-01", "gpu-02", "gpu-11", "store-01"]),
+        (("gpu-02",), ["gpu-02"]),
+        (("gpu-0*", "store-01"), ["gpu-01", "gpu-02", "store-01"]),
+        (("sku=h200",), ["gpu-01", "gpu-02"]),
+        (("rack=r1,sku=h*",), ["gpu-01"]),
+        (("feature=rdma",), ["gpu-01"]),
+    ],
+)
+def test_a_selection_names_nodes_by_name_glob_label_and_feature(terms: tuple[str, ...], expected: list[str]) -> None:
+    assert [node.name for node in inventory.select(FLEET, terms)] == expected
+
+
+def test_an_unknown_node_is_refused_with_the_names_that_are_known() -> None:
+    with pytest.raises(Unknown, match="unknown node 'gpu-99'; known: gpu-01, gpu-02, gpu-11, store-01"):
+        inventory.select(FLEET, ("gpu-99",))
+
+
+@pytest.mark.parametrize("term", ["cpu-*", "sku=b300", "rack=r1,sku=epyc", "feature=nvlink"])
+def test_a_term_that_selects_nothing_is_refused(term: str) -> None:
+    with pytest.raises(BadSelection, match="matches none of the 4 nodes"):
+        inventory.select(FLEET, (term,))
+
+
+@given(st.integers(1, 10), st.text(max_size=5))
+def test_a_sample_has_its_size_and_is_the_same_for_the_same_seed(size: int, seed: str) -> None:
+    nodes = inventory.select(FLEET, sample=size, seed=seed)
+    assert len(nodes) == min(size, 4)
+    assert nodes == inventory.select(FLEET, sample=size, seed=seed)
+
+
+def test_a_sample_of_nothing_is_refused() -> None:
+    with pytest.raises(BadSelection, match="at least 1"):
+        inventory.select(FLEET, sample=0)
+
+
+GOOD = '[[nodes]]\nname = "a"\nqueue = "a"\nscratch = "s"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "problem"),
+    [
+        ("[[nodes]]\nname = \n", "line 2", "invalid value"),
+        (GOOD + '\n[[nodes]]\nname = "b"\nqueue = "b"\n', "line 6, field nodes[1].scratch", "is required"),
+        (GOOD + 'colour = "red"\n', "line 5, field nodes[0].colour", "there is no such field"),
+        (GOOD + "\n" + GOOD.replace('"a"', '"b"') + "free_floor_bytes = -1\n", "line 10, field nodes[1].free", "-1"),
+        (GOOD.replace('name = "a"', 'name = "a; rm -rf /"'), "line 2, field nodes[0].name", "rm -rf"),
+        (GOOD.replace('name = "a"', 'name = "../b"'), "line 2, field nodes[0].name", "../b"),
+        (GOOD + GOOD, "line 1, field nodes", "node 'a' is listed 2 times"),
+        ("nodes = []\n", "line 1, field nodes", "at least one node"),
+        ("nodes = 3\n", "line 1, field nodes", "3"),
+    ],
+)
+def test_a_malformed_inventory_is_refused_by_line_and_field(
+    tmp_path: Path, text: str, where: str, problem: str
+) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text(text)
+    with pytest.raises(BadFile) as refused:
+        inventory.load(path)
+    assert str(path) in str(refused.value)
+    assert refused.value.where.startswith(where)
+    assert problem in refused.value.problem
+
+
+def test_a_missing_inventory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match=r"nowhere\.toml, line 1: cannot be read"):
+        inventory.load(tmp_path / "nowhere.toml")
+
+
+def test_an_inventory_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadFile, match="is not UTF-8"):
+        inventory.load(path)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_an_inventory_or_the_one_documented_error(text: str) -> None:
+    try:
+        inventory = documents.parse(text, Inventory, "fleet.toml")
+    except BadFile:
+        return
+    assert inventory.nodes
+
+
+def test_the_shipped_inventory_is_read() -> None:
+    root = Path(__file__).parents[2]
+    assert inventory.load(root / "infra/fleet.toml").names == ("localhost",)

@@ -1,0 +1,115 @@
+"""Suites and plans."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines import plan, stages, suites
+from pipelines.errors import BadFile, BadParameter, Unknown
+from pipelines.records import Plan, Suite, SuiteEntry
+from pipelines.settings import Settings
+from pipelines.storage import Store
+from tests import make
+
+NODES = (make.node("gpu-01"), make.node("gpu-02"))
+SUITE = Suite(
+    name="short",
+    description="two profiles",
+    entries=(
+        SuiteEntry(benchmark="fio", params={"runtime_s": 1}, matrix={"profile": ("seq_read", "rand_write")}, repeats=3),
+    ),
+)
+
+
+def planned(suite: Suite = SUITE, **asked: object) -> Plan:
+    return plan.make(suite, NODES, run_id=make.RUN_ID, created_at=make.AT, trigger="cli", **asked)  # type: ignore[arg-type]
+
+
+def test_a_plan_has_a_job_for_every_node_case_and_repeat() -> None:
+    assert [(job.node, job.case, job.repeat) for job in planned().jobs] == [
+        (node, case, repeat)
+        for node in ("gpu-01", "gpu-02")
+        for case in ("seq_read", "rand_write")
+        for repeat in (1, 2, 3)
+    ]
+
+
+def test_the_same_input_gives_the_same_plan() -> None:
+    assert planned() == planned()
+
+
+def test_every_job_of_a_plan_has_an_id_of_its_own() -> None:
+    jobs = planned().jobs
+    assert len({job.job_id for job in jobs}) == len(jobs)
+
+
+def test_a_job_carries_every_parameter_so_that_later_defaults_change_nothing() -> None:
+    assert set(planned().jobs[0].params) >= {"profile", "runtime_s", "block_size_bytes", "iodepth"}
+
+
+def test_overrides_and_repeats_replace_those_of_the_suite() -> None:
+    made = planned(overrides={"runtime_s": 2}, repeats=1)
+    assert {job.params["runtime_s"] for job in made.jobs} == {2}
+    assert len(made.jobs) == 4
+
+
+def test_an_override_that_no_benchmark_takes_is_refused_with_the_known_names() -> None:
+    with pytest.raises(BadParameter, match=r"'colour': there is no such parameter; known: .*runtime_s"):
+        planned(overrides={"colour": "red"})
+
+
+def test_a_parameter_that_does_not_fit_is_refused_by_name() -> None:
+    with pytest.raises(BadParameter, match="benchmark fio, parameter 'runtime_s'"):
+        planned(overrides={"runtime_s": "soon"})
+
+
+def test_an_unknown_benchmark_is_refused() -> None:
+    with pytest.raises(Unknown, match=r"unknown benchmark 'nope'; known: .*fio"):
+        planned(Suite(name="s", description="", entries=(SuiteEntry(benchmark="nope"),)))
+
+
+def test_a_preview_shows_the_command_in_the_nodes_own_scratch() -> None:
+    job = planned().jobs[0]
+    argv = plan.preview(job, Path("/mnt/nvme"))
+    assert argv[0] == "fio"
+    assert f"--directory=/mnt/nvme/fleetmark-{job.job_id}" in argv
+
+
+def test_a_plan_survives_its_json() -> None:
+    made = planned()
+    assert Plan.model_validate_json(made.model_dump_json()) == made
+
+
+@pytest.mark.parametrize("name", ["quick", "storage"])
+def test_the_shipped_suites_can_be_planned(settings: Settings, name: str) -> None:
+    made = stages.make_plan(settings, stages.Request(suite=name), make.RUN_ID, make.AT)
+    node = made.nodes[0]
+    assert made.jobs
+    assert all(job.written_bytes <= node.scratch_cap_bytes for job in made.jobs)
+
+
+def test_the_quick_suite_takes_less_than_90_seconds(settings: Settings) -> None:
+    made = stages.make_plan(settings, stages.Request(suite="quick"), make.RUN_ID, make.AT)
+    assert sum(job.seconds for job in made.jobs) < 90
+
+
+def test_an_unknown_suite_is_refused(settings: Settings) -> None:
+    with pytest.raises(Unknown, match=r"unknown suite 'fast'; known: .*quick, storage"):
+        suites.load(settings.suites, "fast")
+
+
+def test_a_malformed_suite_is_refused_by_line_and_field(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text('description = "x"\n\n[[benchmarks]]\nbenchmark = "fio"\nrepeats = 0\n')
+    with pytest.raises(BadFile, match=r"bad\.toml, line 5, field benchmarks\[0\]\.repeats"):
+        suites.load(tmp_path, "bad")
+
+
+def test_a_published_plan_is_what_a_retry_finds(store: Store) -> None:
+    first = stages.publish_plan(store, planned())
+    second = stages.publish_plan(store, planned(note="asked again"))
+    assert second == first
+
+
+def test_a_run_that_was_never_planned_is_unknown(store: Store) -> None:
+    with pytest.raises(Unknown, match="unknown run"):
+        stages.load_plan(store, make.RUN_ID)
