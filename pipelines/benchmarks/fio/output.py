@@ -1,0 +1,213 @@
+"""What a raw output of fio says: an outcome, measurements in base units, and the histograms they were taken from."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from pipelines import histograms
+from pipelines.benchmarks.fio import document
+from pipelines.benchmarks.fio.document import Direction, JobDocument, Latency, Printed
+from pipelines.benchmarks.fio.params import Params, labels
+from pipelines.errors import UnknownOutput
+from pipelines.records import Histogram, Labels, Measurement, Outcome, Parsed, RawOutput, Unit
+
+_NS_PER_S = 10**9
+_MS_PER_S = 10**3
+_PERCENT = 100
+_PERCENTILES = {"p50": 50.0, "p95": 95.0, "p99": 99.0, "p999": 99.9}
+_LATENCIES = ("mean", *_PERCENTILES, "max")
+_FULL = 0.95  # of the time asked for: fio stops at a request's end, within a few ms
+_ENDED_BY_SIGNAL = 128  # fio's exit status after SIGINT or SIGTERM, with a whole document whose error is 0
+_NOTES, _NOTE_LENGTH = 20, 300
+_SET_UP = re.compile(r"not loadable|failed to load engine|unrecognized option|Bad option|not supported by engine")
+
+
+def required(params: Params) -> frozenset[str]:
+    """The metrics without which a run of this load is not OK: all of each direction, and of fsync where it is asked."""
+    verbs = [verb for verb, used in (("read", params.reads), ("write", params.writes)) if used]
+    rates = {f"{verb}_{rate}" for verb in verbs for rate in ("bandwidth", "iops")}
+    timed = [*verbs, "sync"] if _syncs(params) else verbs
+    return frozenset(rates | {f"{verb}_latency_{name}" for verb in timed for name in _LATENCIES})
+
+
+def _syncs(params: Params) -> bool:
+    """Whether an fsync is timed: the one that ends a job is not, nor one that would come after the last write."""
+    return params.fsync_bytes is not None and params.fsync_bytes < params.size_bytes
+
+
+def parse(raw: RawOutput) -> Parsed:
+    """Judge and read one attempt. Measurements come with OK and with TRUNCATED, where they say how far it got.
+
+    Raises:
+        UnknownOutput: fio ended well and printed something else than its document.
+    """
+    if raw.refusal is not None:
+        return Parsed(outcome=raw.refusal.outcome, reason=raw.refusal.reason)
+    params = _params(raw)
+    printed = document.read(raw.output or "")
+    if printed.document is None and not printed.cut:
+        printed = document.read(raw.stdout)
+    notes = _notes(printed, raw)
+    if printed.document is None:
+        outcome, reason = _without_document(raw, printed, notes)
+        return Parsed(outcome=outcome, reason=reason, notes=notes)
+    jobs = printed.document.jobs
+    failure = _failure(raw, jobs, notes)
+    if failure is not None:
+        return Parsed(outcome=failure[0], reason=failure[1], notes=notes)
+    all_labels = {**labels(params), "direct": "true" if jobs[0].options.get("direct") == "1" else "false"}
+    timed = tuple(_timed(jobs))
+    measurements = tuple(_measurements(jobs, timed, all_labels))
+    reason = _interrupted(raw) or _short(params, jobs) or _missing(params, measurements)
+    return Parsed(
+        outcome=Outcome.TRUNCATED if reason else Outcome.OK,
+        reason=reason,
+        measurements=measurements,
+        histograms=tuple(_histogram(each, all_labels) for each in timed),
+        notes=notes,
+    )
+
+
+def _params(raw: RawOutput) -> Params:
+    try:
+        return Params.model_validate(dict(raw.job.params))
+    except ValidationError as e:
+        raise UnknownOutput("fio", "a job with parameters of this benchmark", str(dict(raw.job.params))) from e
+
+
+def _notes(printed: Printed, raw: RawOutput) -> tuple[str, ...]:
+    """What fio said beside its document, in the order of first mention."""
+    streams = (raw.stderr,) if raw.output is None else (raw.stdout, raw.stderr)
+    lines = [*printed.said, *(line.strip() for stream in streams for line in stream.splitlines())]
+    return tuple(dict.fromkeys(line[:_NOTE_LENGTH] for line in lines if line))[:_NOTES]
+
+
+# --- how it ended -------------------------------------------------------------------------------------------
+
+
+def _interrupted(raw: RawOutput) -> str:
+    if raw.timed_out:
+        return f"fio was ended after {raw.job.timeout_s:g} s, the job's timeout"
+    if raw.signal is not None:
+        return f"fio was ended by signal {raw.signal}"
+    if raw.exit_status == _ENDED_BY_SIGNAL:
+        return "fio ended early, on a signal (exit status 128)"
+    return ""
+
+
+def _without_document(raw: RawOutput, printed: Printed, notes: Sequence[str]) -> tuple[Outcome, str]:
+    if reason := _interrupted(raw):
+        return Outcome.TRUNCATED, f"{reason}, before its document was written"
+    if printed.cut:
+        return Outcome.TRUNCATED, "fio's document is cut off: part of the output is missing"
+    if not raw.exit_status:
+        raise UnknownOutput("fio", "a JSON document", raw.output or raw.stdout)
+    outcome = Outcome.CONFIG if any(_SET_UP.search(note) for note in notes) else Outcome.TOOL_FAILED
+    return outcome, f"fio ended with exit status {raw.exit_status}: {_said(notes)}"
+
+
+def _failure(raw: RawOutput, jobs: Sequence[JobDocument], notes: Sequence[str]) -> tuple[Outcome, str] | None:
+    """An errno that a job reports, or an exit status that no signal explains."""
+    error = next((job.error for job in jobs if job.error), 0)
+    if error:
+        name, text = errno.errorcode.get(error, f"errno {error}"), _error_text(error)
+        if error == errno.EINVAL and any(job.options.get("direct") == "1" for job in jobs):
+            return (
+                Outcome.CONFIG,
+                f"{name} ({text}) with direct I/O: the filesystem does not take it in this block size",
+            )
+        return Outcome.TOOL_FAILED, f"{name} ({text}): {_said(notes)}"
+    if raw.exit_status and not _interrupted(raw):
+        return Outcome.TOOL_FAILED, f"fio ended with exit status {raw.exit_status}: {_said(notes)}"
+    return None
+
+
+def _error_text(error: int) -> str:
+    return os.strerror(error) if error in errno.errorcode else "unknown"
+
+
+def _said(notes: Sequence[str]) -> str:
+    return next((note for note in notes if note.startswith("fio:")), "it gave no reason")
+
+
+def _short(params: Params, jobs: Sequence[JobDocument]) -> str:
+    """In what way the jobs did less than was asked."""
+    if len(jobs) < params.numjobs:
+        return f"{len(jobs)} of {params.numjobs} jobs reported"
+    if params.runtime_s is None:
+        written = sum(job.write.io_bytes for job in jobs)
+        return f"{written} of {params.total_bytes} B were written" if written < params.total_bytes else ""
+    ran_s = min(max(job.read.runtime, job.write.runtime) for job in jobs) / _MS_PER_S
+    return f"{ran_s:g} of {params.runtime_s:g} s were measured" if ran_s < params.runtime_s * _FULL else ""
+
+
+def _missing(params: Params, measurements: Sequence[Measurement]) -> str:
+    missing = required(params) - {measurement.metric for measurement in measurements}
+    return f"the document gives no {', '.join(sorted(missing))}" if missing else ""
+
+
+# --- what it measured ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """The latencies of one kind of request, of all jobs together; at least one. In ns."""
+
+    metric: str
+    mean: float
+    max: int
+    bins: Mapping[int, int]
+
+
+def _directions(jobs: Sequence[JobDocument]) -> Iterator[tuple[str, Sequence[Direction]]]:
+    """The directions in which there was a request."""
+    for verb, directions in (("read", [job.read for job in jobs]), ("write", [job.write for job in jobs])):
+        if any(direction.total_ios for direction in directions):
+            yield verb, directions
+
+
+def _timed(jobs: Sequence[JobDocument]) -> Iterator[_Timed]:
+    """What was timed: a run that ended within its ramp has requests, and not one latency."""
+    kinds = [(verb, [direction.clat_ns for direction in directions]) for verb, directions in _directions(jobs)]
+    for kind, latencies in (*kinds, ("sync", [job.sync.lat_ns for job in jobs if job.sync is not None])):
+        bins = histograms.merged(latency.bins for latency in latencies)
+        if bins:
+            yield _Timed(f"{kind}_latency", _mean(latencies), max(latency.max for latency in latencies), bins)
+
+
+def _mean(latencies: Sequence[Latency]) -> float:
+    """Weighted by requests."""
+    counts = [sum(latency.bins.values()) for latency in latencies]
+    total = sum(counts)
+    return sum(latency.mean * (count / total) for latency, count in zip(latencies, counts, strict=True))
+
+
+def _measurements(jobs: Sequence[JobDocument], timed: Sequence[_Timed], all_labels: Labels) -> Iterator[Measurement]:
+    for metric, value, unit in _values(jobs, timed):
+        yield Measurement(metric=metric, value=value, unit=unit, labels=all_labels)
+
+
+def _values(jobs: Sequence[JobDocument], timed: Sequence[_Timed]) -> Iterator[tuple[str, float, Unit]]:
+    """A zero is no measurement of a rate or a latency, so it gives nothing; of CPU time it is one."""
+    for verb, directions in _directions(jobs):
+        runtime_s = max(direction.runtime for direction in directions) / _MS_PER_S
+        io_bytes = sum(direction.io_bytes for direction in directions)
+        if runtime_s and io_bytes:
+            yield f"{verb}_bandwidth", io_bytes / runtime_s, "B/s"
+            yield f"{verb}_iops", sum(direction.total_ios for direction in directions) / runtime_s, "1/s"
+    for each in timed:
+        taken = histograms.percentiles(each.bins, tuple(_PERCENTILES.values()))
+        for name, nanoseconds in zip(_LATENCIES, (each.mean, *taken, each.max), strict=True):
+            if nanoseconds:
+                yield f"{each.metric}_{name}", nanoseconds / _NS_PER_S, "s"
+    yield "cpu_user", sum(job.usr_cpu for job in jobs) / len(jobs) / _PERCENT, "ratio"
+    yield "cpu_system", sum(job.sys_cpu for job in jobs) / len(jobs) / _PERCENT, "ratio"
+
+
+def _histogram(timed: _Timed, all_labels: Labels) -> Histogram:
+    bins = tuple((nanoseconds / _NS_PER_S, count) for nanoseconds, count in timed.bins.items())
+    return Histogram(metric=timed.metric, unit="s", labels=all_labels, bins=bins)
