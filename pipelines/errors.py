@@ -78,6 +78,18 @@ class BadQuery(FleetmarkError):
 
 
 @dataclass(eq=False)
+class HistoryGone(FleetmarkError):
+    """Time travel further back than a table's log and files are kept."""
+
+    table: str
+    as_of: str
+    oldest: str
+
+    def __str__(self) -> str:
+        return f"table {self.table}: what it held as of {self.as_of} is no longer kept; the oldest there is: {self.oldest}"
+
+
+@dataclass(eq=False)
 class NotInstalled(FleetmarkError):
     """An optional part of fleetmark is needed and is not in this environment."""
 
@@ -214,6 +226,29 @@ class ToolNotFound(FleetmarkError):
         return f"{self.tool} is not installed on this node, or not on its PATH"
 
 
+@dataclass(eq=False)
+class ToolNotStarted(FleetmarkError):
+    """The executable is there, and the system would not execute it: its format, its interpreter, the directory."""
+
+    tool: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.tool} could not be started: {self.problem}"
+
+
+@dataclass(eq=False)
+class LeaseUnusable(FleetmarkError):
+    path: str
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"the node's lease {self.path} cannot be used: {self.problem}; set FLEETMARK_LEASE_DIR, for everyone who "
+            "measures on this machine, to one directory that all of them can write to"
+        )
+
+
 # --- what a tool printed, what landed -----------------------------------------------------------------------
 
 
@@ -238,6 +273,17 @@ class LandingConflict(FleetmarkError):
 
     def __str__(self) -> str:
         return f"table {self.table}: batch {self.batch} lost {self.attempts} commit races in a row; safe to try again"
+
+
+@dataclass(eq=False)
+class ValidationBroken(FleetmarkError):
+    """Great Expectations did not evaluate an expectation; nothing is believed and nothing lands."""
+
+    expectation: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"Great Expectations could not evaluate {self.expectation!r}: {self.problem}"
 
 
 @dataclass(eq=False)

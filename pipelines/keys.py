@@ -83,6 +83,11 @@ def landing_key(batch: str, table: str) -> str:
     return checked(f"landing/{batch}/{table}.parquet")
 
 
+def decision_key(batch: str) -> str:
+    """What validation decided about a batch, once and for all."""
+    return checked(f"landing/{batch}/decision.json")
+
+
 def report_key(run: str, name: str) -> str:
     return checked(f"reports/{run}/{name}")
 

@@ -1,0 +1,128 @@
+"""The repeats of a run, from its landed rows: of each case on each node, measured or absent with a reason. Pure."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from pydantic import PositiveInt
+
+from pipelines import benchmark
+from pipelines.records import Job, Labels, Outcome, Plan, Record
+from pipelines.tables.landed import Landed
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Repeat(Record):
+    repeat: PositiveInt
+    value: float  # in the metric's base unit
+    raw_key: str | None
+
+
+class Absence(Record):
+    """A planned repeat without a believed value."""
+
+    repeat: PositiveInt
+    reason: str
+
+
+class Repeats(Record):
+    """Every planned repeat of one metric of one case on one node: believed values, and why the others are absent."""
+
+    node: str
+    cohort: str
+    benchmark: str
+    case: str
+    metric: str
+    labels: Labels
+    measured: tuple[Repeat, ...]
+    absent: tuple[Absence, ...] = ()
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        return tuple(each.value for each in self.measured)
+
+    @property
+    def median(self) -> float | None:
+        return median(self.values) if self.measured else None
+
+
+def of_run(plan: Plan, landed: Landed, metrics: Iterable[str] = ()) -> Iterator[Repeats]:
+    """The repeats of each case and metric in the order of the plan and the descriptor; of `metrics` only, when given.
+
+    A metric that gave no value at all has one entry without values, if its case requires it or `metrics` names it.
+    """
+    wanted = frozenset(metrics)
+    values = _values(landed.measurements)
+    refused = {key: reason for key, _, reason in _rows(landed.quarantine, "reason")}
+    ended = _endings(landed.runs)
+    cases = groupby(sorted(plan.jobs, key=_case_order(plan)), key=lambda job: (job.node, job.benchmark, job.case))
+    for (node, name, case), jobs in cases:
+        planned = tuple(jobs)
+        descriptor = benchmark.get(name)
+        required = descriptor.required(descriptor.params_of(planned[0]))
+        for metric in (each.name for each in descriptor.metrics):
+            if wanted and metric not in wanted:
+                continue
+            sets = sorted({labels for job in planned for labels, _ in values.get((job.job_id, metric), ())})
+            for labels in sets or ([()] if metric in required or metric in wanted else []):
+                measured, absent = [], []
+                for job in planned:
+                    found = [each for own, each in values.get((job.job_id, metric), ()) if own == labels]
+                    measured += [Repeat(repeat=job.repeat, value=value, raw_key=raw) for value, raw in found]
+                    if not found:
+                        why = refused.get((job.job_id, metric)) or ended.get(job.job_id) or "it has no row in runs"
+                        absent.append(Absence(repeat=job.repeat, reason=why))
+                yield Repeats(
+                    node=node,
+                    cohort=plan.node(node).cohort,
+                    benchmark=name,
+                    case=case,
+                    metric=metric,
+                    labels=dict(labels),
+                    measured=tuple(measured),
+                    absent=tuple(absent),
+                )
+
+
+def _case_order(plan: Plan) -> Any:
+    """Sorts jobs by node, then by the place of their case in the plan, then by repeat."""
+    nodes = {node.name: place for place, node in enumerate(plan.nodes)}
+    cases: dict[tuple[str, str], int] = {}
+    for job in plan.jobs:
+        cases.setdefault((job.benchmark, job.case), len(cases))
+
+    def place(job: Job) -> tuple[int, int, int]:
+        return nodes[job.node], cases[job.benchmark, job.case], job.repeat
+
+    return place
+
+
+Labelled = tuple[tuple[str, str], ...]
+
+
+def _rows(table: "pa.Table", *columns: str) -> Iterator[tuple[Any, ...]]:
+    """((job_id, metric), labels, *columns) of each row."""
+    names = ("job_id", "metric", "labels", *columns)
+    for job_id, metric, labels, *rest in zip(*(table[name].to_pylist() for name in names), strict=True):
+        yield (job_id, metric), tuple(sorted(labels or ())), *rest
+
+
+def _values(measurements: "pa.Table") -> Mapping[tuple[str, str], list[tuple[Labelled, tuple[float, str | None]]]]:
+    found: dict[tuple[str, str], list[tuple[Labelled, tuple[float, str | None]]]] = {}
+    for key, labels, value, raw_key in _rows(measurements, "value", "raw_key"):
+        found.setdefault(key, []).append((labels, (value, raw_key)))
+    return found
+
+
+def _endings(runs: "pa.Table") -> Mapping[str, str]:
+    """By job: why its last attempt gave no value."""
+    rows = runs.select(["job_id", "attempt", "outcome", "reason"]).sort_by([("attempt", "ascending")]).to_pylist()
+    return {
+        row["job_id"]: "it ended ok without this metric"
+        if row["outcome"] == Outcome.OK
+        else f"{row['outcome']}: {row['reason']}"
+        for row in rows
+    }
