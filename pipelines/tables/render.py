@@ -119,17 +119,22 @@ def _cell(name: str, cells: Mapping[str, Any]) -> str:
     return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
 
 
+def as_objects(result: Result) -> list[dict[str, Any]]:
+    """A dict per row of what JSON can say: instants in ISO 8601 with Z, maps as objects, values in base units."""
+    return [{name: _plain(value) for name, value in zip(result.names, row, strict=True)} for row in result.rows]
+
+
 def as_json(result: Result) -> str:
-    """One array of objects; instants in ISO 8601 with Z, maps as objects, values in base units."""
-    rows = [{name: _plain(value) for name, value in zip(result.names, row, strict=True)} for row in result.rows]
-    return json.dumps(rows, ensure_ascii=False, indent=1)
+    """One array of objects; see `as_objects`."""
+    return json.dumps(as_objects(result), ensure_ascii=False, indent=1)
 
 
-def as_csv(result: Result) -> str:
-    """RFC 4180 with a header line; maps and lists as JSON, a missing value as an empty field."""
+def as_csv(result: Result, header: bool = True) -> str:
+    """RFC 4180; maps and lists as JSON, a missing value as an empty field."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\r\n")
-    writer.writerow(result.names)
+    if header:
+        writer.writerow(result.names)
     for row in result.rows:
         plain = (_plain(value) for value in row)
         writer.writerow([json.dumps(v, ensure_ascii=False) if isinstance(v, dict | list) else v for v in plain])

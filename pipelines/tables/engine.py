@@ -1,0 +1,55 @@
+"""The DuckDB connection that reads the tables' files: locked down, in UTC, never fetching an extension."""
+
+import tempfile
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.storage import Store
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+def connect(store: Store, threads: int | None = None) -> "duckdb.DuckDBPyConnection":
+    """A connection of its own that opens files below `tables/` of the store and nowhere else.
+
+    `threads`: how many cores one query may use; all of them by default.
+    """
+    import duckdb
+
+    spill = Path(tempfile.gettempdir()) / f"fleetmark-{uuid.uuid4().hex}"  # made when needed, gone on close
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "python_enable_replacements": False,
+            "temp_directory": str(spill),
+            **({"threads": threads} if threads else {}),
+        },
+    )
+    if not store.is_local:
+        connection.register_filesystem(store.filesystem)
+    folder = store.path("tables") if store.is_local else store.url("tables")
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET validate_external_file_cache = 'NO_VALIDATION'")  # the files of a Delta table never change
+    connection.execute(f"SET allowed_directories = [{quoted(folder + '/')}]")
+    connection.execute("SET enable_external_access = false")
+    return connection
+
+
+def parquet(files: Iterable[str], partition: str | None) -> str:
+    """A SELECT over these files: the partition's column from their path, columns that a file lacks as null."""
+    hive = (
+        f"hive_partitioning = true, hive_types = {{'{partition}': VARCHAR}}"
+        if partition
+        else "hive_partitioning = false"
+    )
+    return f"SELECT * FROM read_parquet([{', '.join(map(quoted, files))}], union_by_name = true, {hive})"  # noqa: S608
+
+
+def quoted(text: str) -> str:
+    """A string literal."""
+    return "'" + text.replace("'", "''") + "'"
