@@ -131,10 +131,10 @@ def _latencies(prefix: str, what: str) -> tuple[Metric, ...]:
     )
 
 
-def _direction(verb: str) -> tuple[Metric, ...]:
+def _direction(verb: str, done: str) -> tuple[Metric, ...]:
     """The upper bounds are beyond what a node's memory can do; below the lower ones nothing works any more."""
     return (
-        Metric(f"{verb}_bandwidth", "B/s", "higher", 1e3, 1e12, f"bytes {verb} per second, all jobs together"),
+        Metric(f"{verb}_bandwidth", "B/s", "higher", 1e3, 1e12, f"bytes {done} per second, all jobs together"),
         Metric(f"{verb}_iops", "1/s", "higher", 1e-2, 1e9, f"{verb} requests completed per second, all jobs together"),
         *_latencies(f"{verb}_latency", f"the completion latency of a {verb} request"),
     )
@@ -156,9 +156,9 @@ BENCHMARK = Benchmark(
     source="https://fio.readthedocs.io/en/latest/fio_doc.html#json-output",
     params=Params,
     metrics=(
-        *_direction("read"),
-        *_direction("write"),
-        *_latencies("sync_latency", "an fsync"),
+        *_direction("read", "read"),
+        *_direction("write", "written"),
+        *_latencies("sync_latency", "the time an fsync takes"),
         _cpu("cpu_user", "user space"),
         _cpu("cpu_system", "the kernel"),
     ),

@@ -66,22 +66,23 @@ def read(text: str) -> Printed:
     Raises:
         UnknownOutput: what looks like a document is not one of fio 3.
     """
-    lines = f"\n{text}\n"
-    end = lines.rfind(_CLOSE)
-    start = lines.rfind(_OPEN, 0, end + 1)
+    padded = f"\n{text}\n"
+    end = padded.rfind(_CLOSE)
+    start = padded.rfind(_OPEN, 0, end + 1)
     if start < 0:
-        around, begins, _ = lines.partition(_BEGINNING)
-        return Printed(document=None, cut=bool(begins), said=_lines(around))
-    body = lines[start : end + len(_CLOSE)]
+        around, begins, _ = padded.partition(_BEGINNING)
+        return Printed(document=None, cut=bool(begins), said=lines(around))
+    body = padded[start : end + len(_CLOSE)]
     try:
         document = Document.model_validate_json(body)
     except ValidationError as e:
         first = e.errors(include_url=False)[0]
         where = ".".join(str(step) for step in first["loc"]) or "its text"
         raise UnknownOutput("fio", f"a document of fio 3; {where}: {first['msg']}", body.strip()) from e
-    before, _, _ = lines.partition(_OPEN)
-    return Printed(document=document, cut=False, said=_lines(before + lines[end + len(_CLOSE) :]))
+    before, _, _ = padded.partition(_OPEN)
+    return Printed(document=document, cut=False, said=lines(before + padded[end + len(_CLOSE) :]))
 
 
-def _lines(text: str) -> tuple[str, ...]:
+def lines(text: str) -> tuple[str, ...]:
+    """Without those that say nothing."""
     return tuple(line.strip() for line in text.splitlines() if line.strip())

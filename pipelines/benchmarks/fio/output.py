@@ -4,7 +4,7 @@ import errno
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
@@ -48,10 +48,8 @@ def parse(raw: RawOutput) -> Parsed:
     if raw.refusal is not None:
         return Parsed(outcome=raw.refusal.outcome, reason=raw.refusal.reason)
     params = _params(raw)
-    printed = document.read(raw.output or "")
-    if printed.document is None and not printed.cut:
-        printed = document.read(raw.stdout)
-    notes = _notes(printed, raw)
+    printed = _printed(raw)
+    notes = tuple(dict.fromkeys(line[:_NOTE_LENGTH] for line in printed.said))[:_NOTES]
     if printed.document is None:
         outcome, reason = _without_document(raw, printed, notes)
         return Parsed(outcome=outcome, reason=reason, notes=notes)
@@ -79,11 +77,13 @@ def _params(raw: RawOutput) -> Params:
         raise UnknownOutput("fio", "a job with parameters of this benchmark", str(dict(raw.job.params))) from e
 
 
-def _notes(printed: Printed, raw: RawOutput) -> tuple[str, ...]:
-    """What fio said beside its document, in the order of first mention."""
-    streams = (raw.stderr,) if raw.output is None else (raw.stdout, raw.stderr)
-    lines = [*printed.said, *(line.strip() for stream in streams for line in stream.splitlines())]
-    return tuple(dict.fromkeys(line[:_NOTE_LENGTH] for line in lines if line))[:_NOTES]
+def _printed(raw: RawOutput) -> Printed:
+    """The document in the file fio was told to write, else on stdout; with all that was said beside it."""
+    in_file = document.read(raw.output or "")
+    if in_file.document is not None or in_file.cut:
+        return replace(in_file, said=(*in_file.said, *document.lines(raw.stdout), *document.lines(raw.stderr)))
+    on_stdout = document.read(raw.stdout)
+    return replace(on_stdout, said=(*in_file.said, *on_stdout.said, *document.lines(raw.stderr)))
 
 
 # --- how it ended -------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ Engine = Literal["libaio", "io_uring", "psync"]
 _TIMED: Mapping[str, Scalar] = {
     "numjobs": 1,
     "size_bytes": 256 * MIB,
-    "runtime_s": 2.0,
+    "runtime_s": 1.5,
     "ramp_s": 0.5,
     "engine": "libaio",
     "direct": "auto",
