@@ -27,13 +27,20 @@ def _environment() -> "jinja2.Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"value": format_value, "instant": instant, "count": count, "plural": plural}
+    environment.filters |= {"value": format_value, "instant": instant, "span": span, "count": count, "plural": plural}
     return environment
 
 
 def instant(at: datetime) -> str:
     """`2026-11-21 02:00 UTC`."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def span(start: datetime, end: datetime) -> str:
+    """`2026-11-21 02:00 to 02:07 UTC`."""
+    start, end = start.astimezone(UTC), end.astimezone(UTC)
+    last = f"{end:%H:%M}" if start.date() == end.date() else f"{end:%Y-%m-%d %H:%M}"
+    return f"{start:%Y-%m-%d %H:%M} to {last} UTC"
 
 
 def count(number: int) -> str:

@@ -33,19 +33,21 @@ def read(store: Store, run_id: str) -> Landed:
         Unknown: the run has not been landed.
     """
     with query.open_reader(store) as reader:
-        batches = reader.arrow(f"SELECT batch_id FROM completed WHERE run_id = {_quoted(run_id)}")  # noqa: S608
-        if not batches.num_rows:
+        found = reader.query(f"SELECT batch_id FROM completed WHERE run_id = {_quoted(run_id)}").rows  # noqa: S608
+        if not found:
             raise Unknown("landed run", run_id, ())
-        batch = batches["batch_id"][0].as_py()
+        batch = str(found[0][0])
         names = ("runs", "measurements", "quarantine", "histograms", "environments")
-        tables = {name: reader.arrow(_rows_of(name, batch)) for name in names}
-        # judged after the batch was landed, perhaps more than once: what was judged last counts
-        verdicts = reader.arrow(
-            f"FROM verdicts WHERE run_id = {_quoted(run_id)} "
-            f"QUALIFY batch_id = last_value(batch_id) OVER (ORDER BY landed_at, batch_id "
-            "ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)"
-        )
+        tables = {name: reader.batches(_rows_of(name, batch)).read_all() for name in names}
+        verdicts = reader.batches(_JUDGED_LAST.format(run_id=_quoted(run_id))).read_all()
         return Landed(batch_id=batch, verdicts=verdicts, versions=reader.versions, **tables)
+
+
+_JUDGED_LAST = """
+FROM verdicts WHERE run_id = {run_id} QUALIFY batch_id = last_value(batch_id) OVER (
+    ORDER BY landed_at, batch_id ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
+"""
+"""A run may be judged again after its rows were landed anew; what was judged last counts."""
 
 
 def _rows_of(table: str, batch: str) -> str:

@@ -57,7 +57,7 @@ def of_run(plan: Plan, landed: Landed, metrics: Iterable[str] = ()) -> Iterator[
     wanted = frozenset(metrics)
     values = _values(landed.measurements)
     refused = {key: reason for key, _, reason in _rows(landed.quarantine, "reason")}
-    ended = _endings(landed.runs)
+    failures = _failures(landed.runs)
     cases = groupby(sorted(plan.jobs, key=_case_order(plan)), key=lambda job: (job.node, job.benchmark, job.case))
     for (node, name, case), jobs in cases:
         planned = tuple(jobs)
@@ -73,7 +73,8 @@ def of_run(plan: Plan, landed: Landed, metrics: Iterable[str] = ()) -> Iterator[
                     found = [each for own, each in values.get((job.job_id, metric), ()) if own == labels]
                     measured += [Repeat(repeat=job.repeat, value=value, raw_key=raw) for value, raw in found]
                     if not found:
-                        why = refused.get((job.job_id, metric)) or ended.get(job.job_id) or "it has no row in runs"
+                        failure = failures.get(job.job_id, "its job has no row in runs")
+                        why = failure or refused.get((job.job_id, metric)) or "its job ended ok without it"
                         absent.append(Absence(repeat=job.repeat, reason=why))
                 yield Repeats(
                     node=node,
@@ -117,12 +118,7 @@ def _values(measurements: "pa.Table") -> Mapping[tuple[str, str], list[tuple[Lab
     return found
 
 
-def _endings(runs: "pa.Table") -> Mapping[str, str]:
-    """By job: why its last attempt gave no value."""
+def _failures(runs: "pa.Table") -> Mapping[str, str]:
+    """By job: outcome and reason of its last attempt; empty when that ended ok."""
     rows = runs.select(["job_id", "attempt", "outcome", "reason"]).sort_by([("attempt", "ascending")]).to_pylist()
-    return {
-        row["job_id"]: "it ended ok without this metric"
-        if row["outcome"] == Outcome.OK
-        else f"{row['outcome']}: {row['reason']}"
-        for row in rows
-    }
+    return {row["job_id"]: "" if row["outcome"] == Outcome.OK else f"{row['outcome']}: {row['reason']}" for row in rows}
