@@ -1,10 +1,11 @@
 """Real outputs of fio, each with the parameters and the end of the run that gave it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from pipelines import benchmark
-from pipelines.records import RawOutput
+from pipelines.records import Parsed, RawOutput
 from tests import make
 
 FOLDER = Path(__file__).parents[1] / "samples/fio"
@@ -28,6 +29,7 @@ _RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "3.33-status_interval.json": ({**_KILLED, "iodepth": 1, "runtime_s": 1.2}, {}),
     "3.33-no_percentiles.json": (_SHORT, {}),
     "3.33-direct_einval.json": (_SHORT, {"exit_status": 1}),
+    "3.33-io_uring_forbidden.json": ({**_SHORT, "engine": "io_uring"}, {"exit_status": 1}),
     "3.33-note_on_stdout.txt": ({**_SHORT, "engine": "psync", "iodepth": 1}, {}),
     "3.33-engine_missing.txt": (_SHORT, {"exit_status": 1}),
     "3.33-enospc.json": ({"profile": "checkpoint", "size_bytes": 16 * _MIB}, {"exit_status": 1}),
@@ -54,3 +56,24 @@ def of(given: dict[str, Any], **fields: Any) -> RawOutput:
     params = FIO.checked_params(given)
     complete = params.model_dump(mode="json", exclude_none=True)
     return make.raw(make.job(params=complete, case=FIO.case(params)), **fields)
+
+
+def document(name: str) -> dict[str, Any]:
+    """The one document of a sample."""
+    output = raw(name).output or ""
+    found: dict[str, Any] = json.loads(output[output.index("{") :])
+    return found
+
+
+def printed(changed: dict[str, Any]) -> str:
+    """As fio prints a document: the outer braces alone on their lines."""
+    return json.dumps(changed, indent=2) + "\n"
+
+
+def parse_changed(name: str, changed: dict[str, Any], **fields: Any) -> Parsed:
+    """What the parser makes of the sample's run with another document."""
+    return FIO.parse(raw(name, output=printed(changed), **fields))
+
+
+def values(parsed: Parsed) -> dict[str, float]:
+    return {measurement.metric: measurement.value for measurement in parsed.measurements}

@@ -1,5 +1,7 @@
 """fio itself, on a real directory: what the command makes it do, and what the parser makes of that."""
 
+import errno
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +79,22 @@ def test_a_directory_name_that_fio_would_read_as_two_is_one(tmp_path: Path) -> N
         Path(folder.name) / "scratch/checkpoint.0.0",
         Path(folder.name) / "output",
     }
+
+
+def test_the_label_direct_is_what_the_filesystem_took(tmp_path: Path) -> None:
+    taken = _takes_direct_io(tmp_path)
+    parsed = FIO.parse(_run(_short("rand_read"), tmp_path, direct_io=taken))
+    assert parsed.outcome is Outcome.OK
+    assert {measurement.labels["direct"] for measurement in parsed.measurements} == {"true" if taken else "false"}
+
+
+def _takes_direct_io(folder: Path) -> bool:
+    try:
+        os.close(os.open(folder / "probe", os.O_CREAT | os.O_WRONLY | os.O_DIRECT))
+    except OSError as e:
+        assert e.errno == errno.EINVAL  # noqa: PT017  the answer of a filesystem without it, see open(2)
+        return False
+    return True
 
 
 def test_two_jobs_are_both_counted(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def _buffers(params: Params) -> tuple[str, ...]:
 def _duration(params: Params) -> tuple[str, ...]:
     """A time, over and over the same file; or, for a checkpoint, all of a new file, durable at the end.
 
+    What the last fsync takes is part of fio's runtime, so of the bandwidth, but not one of its fsync latencies.
     `overwrite`: the file is laid out before, since the first write to a new block measures the filesystem's allocation.
     """
     if params.fsync_bytes is not None:

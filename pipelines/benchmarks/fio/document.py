@@ -46,6 +46,10 @@ class JobDocument(_Reading):
     sys_cpu: NonNegativeFloat  # %
     options: dict[str, str] = Field(default={}, alias="job options")
 
+    @property
+    def direct(self) -> bool:
+        return self.options.get("direct") == "1"
+
 
 class Document(_Reading):
     jobs: Annotated[tuple[JobDocument, ...], Field(min_length=1)]

@@ -23,7 +23,8 @@ _LATENCIES = ("mean", *_PERCENTILES, "max")
 _FULL = 0.95  # of the time asked for: fio stops at a request's end, within a few ms
 _ENDED_BY_SIGNAL = 128  # fio's exit status after SIGINT or SIGTERM, with a whole document whose error is 0
 _NOTES, _NOTE_LENGTH = 20, 300
-_SET_UP = re.compile(r"not loadable|failed to load engine|unrecognized option|Bad option|not supported by engine")
+_NOT_IN_THIS_FIO = re.compile(r"engine \S+ not loadable|unrecognized option")
+_NO_IO_URING = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP})  # by sysctl, seccomp, or an old kernel
 
 
 def required(params: Params) -> frozenset[str]:
@@ -57,7 +58,7 @@ def parse(raw: RawOutput) -> Parsed:
     failure = _failure(raw, jobs, notes)
     if failure is not None:
         return Parsed(outcome=failure[0], reason=failure[1], notes=notes)
-    all_labels = {**labels(params), "direct": "true" if jobs[0].options.get("direct") == "1" else "false"}
+    all_labels = {**labels(params), "direct": "true" if jobs[0].direct else "false"}
     timed = tuple(_timed(jobs))
     measurements = tuple(_measurements(jobs, timed, all_labels))
     reason = _interrupted(raw) or _short(params, jobs) or _missing(params, measurements)
@@ -106,21 +107,20 @@ def _without_document(raw: RawOutput, printed: Printed, notes: Sequence[str]) ->
         return Outcome.TRUNCATED, "fio's document is cut off: part of the output is missing"
     if not raw.exit_status:
         raise UnknownOutput("fio", "a JSON document", raw.output or raw.stdout)
-    outcome = Outcome.CONFIG if any(_SET_UP.search(note) for note in notes) else Outcome.TOOL_FAILED
+    outcome = Outcome.CONFIG if any(_NOT_IN_THIS_FIO.search(note) for note in notes) else Outcome.TOOL_FAILED
     return outcome, f"fio ended with exit status {raw.exit_status}: {_said(notes)}"
 
 
 def _failure(raw: RawOutput, jobs: Sequence[JobDocument], notes: Sequence[str]) -> tuple[Outcome, str] | None:
     """An errno that a job reports, or an exit status that no signal explains."""
-    error = next((job.error for job in jobs if job.error), 0)
-    if error:
-        name, text = errno.errorcode.get(error, f"errno {error}"), _error_text(error)
-        if error == errno.EINVAL and any(job.options.get("direct") == "1" for job in jobs):
-            return (
-                Outcome.CONFIG,
-                f"{name} ({text}) with direct I/O: the filesystem does not take it in this block size",
-            )
-        return Outcome.TOOL_FAILED, f"{name} ({text}): {_said(notes)}"
+    for job in jobs:
+        if job.error:
+            said = f"{errno.errorcode.get(job.error, f'errno {job.error}')} ({_error_text(job.error)})"
+            if job.error == errno.EINVAL and job.direct:
+                return Outcome.CONFIG, f"{said} with direct I/O: the filesystem does not take it in this block size"
+            if job.error in _NO_IO_URING and job.options.get("ioengine") == "io_uring":
+                return Outcome.CONFIG, f"{said} with io_uring: this node does not allow it; choose another engine"
+            return Outcome.TOOL_FAILED, f"{said}: {_said(notes)}"
     if raw.exit_status and not _interrupted(raw):
         return Outcome.TOOL_FAILED, f"fio ended with exit status {raw.exit_status}: {_said(notes)}"
     return None
