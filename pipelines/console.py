@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -37,6 +37,17 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
+class Sentence(click.ClickException):
+    """What a verb ends with instead of a traceback."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+    def show(self, file: IO[Any] | None = None) -> None:  # noqa: ARG002
+        say(f"fleetmark: {self.message}")
+
+
 class Verbs(click.Group):
     """A group whose verbs end with one sentence when something is wrong, never with a traceback."""
 
@@ -44,6 +55,4 @@ class Verbs(click.Group):
         try:
             return super().invoke(ctx)
         except FleetmarkError as e:
-            failure = click.ClickException(str(e))
-            failure.exit_code = FAILED if e.retryable else BAD_INPUT
-            raise failure from e
+            raise Sentence(str(e), FAILED if e.retryable else BAD_INPUT) from e
