@@ -295,3 +295,14 @@ class AirflowFailed(FleetmarkError):
 
     def __str__(self) -> str:
         return f"{self.problem}; see {self.log}"
+
+
+@dataclass(eq=False)
+class TriggerRefused(FleetmarkError):
+    """Airflow would not start a run: the parameters are not what the DAG's form allows."""
+
+    dag: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"Airflow refused to start {self.dag}: {self.problem}"

@@ -10,6 +10,7 @@ from pipelines.errors import BadSettings
 from pipelines.records import Record
 
 PREFIX = "FLEETMARK_"
+_PATHS = ("home", "inventory", "suites", "lease_dir", "dags")
 
 
 class Settings(Record):
@@ -28,6 +29,9 @@ class Settings(Record):
     lease_dir: Path = Field(default=Path("/run/lock"), description="where the node's lease file lies")
     lease_wait_s: float = Field(default=1800.0, ge=0, description="how long to wait for the lease")
     store_retry_s: float = Field(default=60.0, ge=0, description="how long to retry an unreachable store")
+    dags: Path = Field(default=Path("dags"), description="folder of the DAG files, for the embedded Airflow")
+    nightly: str = Field(default="0 2 * * *", description="when fleet_benchmark runs, cron in UTC; empty: never")
+    weekly: str = Field(default="0 5 * * 0", description="when results_maintenance runs, cron in UTC; empty: never")
 
     @property
     def store_url(self) -> str:
@@ -50,5 +54,5 @@ def load(environ: Mapping[str, str] = os.environ, cwd: Path | None = None) -> Se
         known = ", ".join(PREFIX + name.upper() for name in Settings.model_fields)
         problem = f"there is no such setting; known: {known}" if first["type"] == "extra_forbidden" else first["msg"]
         raise BadSettings(variable, problem) from e
-    paths = {name: base / getattr(settings, name).expanduser() for name in ("home", "inventory", "suites", "lease_dir")}
+    paths = {name: base / getattr(settings, name).expanduser() for name in _PATHS}
     return settings.model_copy(update=paths)

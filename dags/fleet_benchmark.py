@@ -1,0 +1,59 @@
+"""
+# Benchmarks of the fleet, every night and on demand
+
+Runs a suite on the selected nodes, keeps what the tools printed, and lands validated results in the tables.
+
+| task | does | writes |
+|---|---|---|
+| `plan` | suite x nodes -> jobs | `plans/<run>.json` |
+| `measure` | runs a node's jobs, one after the other, under the node's lease | `raw/<date>/<run>/<node>/...` |
+| `parse` | raw outputs -> rows | `parsed/<batch>/` |
+| `validate` | judges them: units, honest ranges, completeness | `landing/<batch>/`, `reports/<run>/validation.html` |
+| `land` | one commit per table, `runs` last; emits the asset `fleetmark_results` | `tables/` |
+| `report` | verdicts, and the page of the run | `reports/<run>/` |
+
+**Start one by hand:** *Trigger*, fill in the form. *Dry run* prints the plan in the log of `plan` and stops there.
+A wrong name or type is refused when you press the button; a wrong benchmark parameter fails `plan` with one sentence.
+
+**Is it safe to run again?** Yes, always. Clear any task, or the whole run: jobs whose raw output is there are not run
+again, and a batch lands once however often its tasks are retried. Runs that meet on a node wait for each other.
+
+**A red `measure`** is a node that could not be measured (its lease, its scratch directory, the store). The rest of the
+run lands, and that node's jobs are in the table `runs` with their outcome and reason. A tool that fails is not red: it
+is a row.
+
+**A red `plan`** says in the last line of its log what is wrong with the request, the inventory or the suite.
+
+**A red `land` or `validate`**: the raw outputs are safe. Cure what its log names (most likely the store); clear it.
+
+**Read the results:** `fleetmark results --run <run>`, `fleetmark query "SELECT ..."`, or the page at `reports/<run>/`.
+"""
+
+from datetime import timedelta
+
+from airflow.sdk import dag
+
+from fleetmark_airflow import form, tasks
+from pipelines import settings
+
+current = settings.load()
+
+
+@dag(
+    schedule=form.timetable(current.nightly),
+    catchup=False,
+    params=form.benchmark_params(current),
+    default_args=tasks.DEFAULT_ARGS,
+    dagrun_timeout=timedelta(hours=12),
+    doc_md=__doc__,
+    description="Plan, measure on every node, validate, land, report",
+    tags=["fleetmark"],
+)
+def fleet_benchmark() -> None:
+    planned = tasks.plan()
+    batch = tasks.parse()
+    [planned, tasks.measure.expand(node=planned)] >> batch
+    tasks.land(tasks.validate(batch)) >> tasks.report()
+
+
+fleet_benchmark()

@@ -1,0 +1,142 @@
+"""The ad hoc form of `fleet_benchmark`: typed parameters, with the choices that inventory and suites give."""
+
+from datetime import timedelta
+
+from airflow.sdk import CronTriggerTimetable, Param
+
+from pipelines import inventory, suites
+from pipelines.inventory import Inventory
+from pipelines.settings import Settings
+from pipelines.stages import Request
+
+_WHAT, _WHERE, _HOW = "What to run", "On which nodes", "How"
+_NIGHTLY_SUITE = "storage"
+
+
+def benchmark_params(settings: Settings) -> dict[str, Param]:
+    """The parameters of a run. Their defaults are what the schedule runs.
+
+    Raises:
+        BadFile: the inventory is malformed; Airflow shows the sentence as the DAG's import error.
+    """
+    fleet = inventory.load(settings.inventory)
+    known_suites = suites.names(settings.suites)
+    return {
+        "suite": Param(
+            _NIGHTLY_SUITE if _NIGHTLY_SUITE in known_suites else next(iter(known_suites), ""),
+            title="Suite",
+            description="Which benchmarks run, with which parameters: one of infra/suites.",
+            type="string",
+            enum=list(known_suites),
+            section=_WHAT,
+        ),
+        "overrides": Param(
+            {},
+            title="Overrides",
+            description='Benchmark parameters that replace the suite\'s own, as JSON: {"runtime_s": 1}. '
+            "`fleetmark bench show fio` lists them; one that no benchmark of the suite takes fails the plan.",
+            type="object",
+            additionalProperties={"type": ["boolean", "number", "string"]},
+            section=_WHAT,
+        ),
+        "repeats": Param(
+            None,
+            title="Repeats",
+            description="How often each case is measured, 1 to 100. Empty: as the suite says.",
+            type=["null", "integer"],
+            minimum=1,
+            maximum=100,
+            section=_WHAT,
+        ),
+        "nodes": Param(
+            [],
+            title="Nodes",
+            description="One per line: a name, a glob (gpu-*), or conditions on labels and features "
+            "(sku=h200,rack=r1 or feature=rdma). Empty, and no cohort chosen: every node of the inventory.",
+            type="array",
+            items=_node_term(fleet),
+            section=_WHERE,
+        ),
+        "cohort": Param(
+            None,
+            title="Cohort",
+            description="Every node with this label, in addition to the nodes named above.",
+            type=["null", "string"],
+            enum=[None, *cohorts(fleet)],
+            section=_WHERE,
+        ),
+        "sample": Param(
+            None,
+            title="Sample",
+            description="Keep this many of the selected nodes, drawn at random. Empty: all of them.",
+            type=["null", "integer"],
+            minimum=1,
+            section=_WHERE,
+        ),
+        "dry_run": Param(
+            False,
+            title="Dry run",
+            description="Only print the plan (nodes, commands, seconds, bytes) in the log of the task `plan`.",
+            type="boolean",
+            section=_HOW,
+        ),
+        "note": Param(
+            "",
+            title="Note",
+            description="Why this run was made; kept with its rows.",
+            type="string",
+            maxLength=500,
+            section=_HOW,
+        ),
+    }
+
+
+def maintenance_params() -> dict[str, Param]:
+    """What upkeep may remove."""
+    return {
+        "vacuum_after_days": Param(
+            30,
+            title="Time travel in days",
+            description="Files that only older versions of a table need are removed: --as-of reaches this far back.",
+            type="integer",
+            minimum=7,
+            maximum=3650,
+        ),
+        "keep_months": Param(
+            {},
+            title="Months to keep",
+            description='Months before the current one that a table keeps, as JSON: {"histograms": 12}. '
+            "A table that is not named keeps everything.",
+            type="object",
+            additionalProperties={"type": "integer", "minimum": 0},
+        ),
+    }
+
+
+def cohorts(fleet: Inventory) -> tuple[str, ...]:
+    """Every label of the inventory as a selection term, sorted: `sku=h200`."""
+    return tuple(sorted({f"{key}={value}" for node in fleet.nodes for key, value in node.labels.items()}))
+
+
+def timetable(cron: str) -> CronTriggerTimetable | None:
+    """The schedule in UTC, None for an empty expression. A DAG seen for the first time waits for its next turn."""
+    if not cron:
+        return None
+    return CronTriggerTimetable(cron, timezone="UTC", run_immediately=timedelta(0))
+
+
+def request(params: dict[str, object], trigger: str) -> Request:
+    """The filled-in form as the library's request."""
+    nodes, cohort = params["nodes"], params["cohort"]
+    terms = (*(nodes if isinstance(nodes, list) else ()), *((cohort,) if cohort else ()))
+    taken = {name: params[name] for name in ("suite", "sample", "overrides", "repeats", "note")}
+    return Request.model_validate({**taken, "nodes": terms, "trigger": trigger})
+
+
+def _node_term(fleet: Inventory) -> dict[str, object]:
+    """JSON Schema of a selection term. `if` rather than `anyOf`: its error names the nodes that are known."""
+    return {
+        "type": "string",
+        "if": {"pattern": r"[*?\[=]"},
+        "else": {"enum": list(fleet.names)},
+    }

@@ -1,0 +1,151 @@
+"""The tasks of the DAGs: each calls one stage of the library and hands keys and ids on, never data."""
+
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from airflow.sdk import Asset, get_current_context, task
+
+from fleetmark_airflow.retries import OnlyInfrastructure
+
+if TYPE_CHECKING:
+    from pipelines.records import Plan
+    from pipelines.settings import Settings
+    from pipelines.storage import Store
+
+log = logging.getLogger("fleetmark")
+
+RESULTS = Asset("fleetmark_results", "fleetmark://tables/measurements")
+"""Updated by every landing; the event's extra holds the run's id and each table's version after it."""
+
+DEFAULT_ARGS = {
+    "owner": "fleetmark",
+    "retries": 3,
+    "retry_delay": timedelta(seconds=10),
+    "retry_exponential_backoff": 2.0,
+    "max_retry_delay": timedelta(minutes=10),
+    "retry_policy": OnlyInfrastructure(),
+}
+
+
+@task.short_circuit
+def plan() -> list[str]:
+    """Make and publish the plan. Returns its nodes; none for a dry run, and everything after it is skipped."""
+    from fleetmark_airflow import form
+    from pipelines import stages
+    from pipelines.errors import Unknown
+
+    context = get_current_context()
+    dag_run, params = context["dag_run"], dict(context["params"])
+    declared = tuple(context["dag"].params)
+    for name in dag_run.conf or {}:
+        if name not in declared:  # Airflow lets it through, and a typo would run something else than was asked for
+            raise Unknown("parameter of the form", name, declared)
+    settings, store = _deployment()
+    trigger = "schedule" if dag_run.run_type == "scheduled" else "manual"
+    made = stages.make_plan(settings, form.request(params, trigger), _run(), dag_run.run_after.astimezone(UTC))
+    _print(made, settings)
+    if params["dry_run"]:
+        log.info("dry run: nothing was published, nothing will run")
+        return []
+    return [node.name for node in stages.publish_plan(store, made).nodes]
+
+
+@task(map_index_template="{{ task.op_kwargs['node'] }}")
+def measure(node: str) -> int:
+    """Run the node's jobs on this machine. Returns how many raw outputs there are."""
+    from pipelines import stages
+
+    settings, store = _deployment()
+    attempt = get_current_context()["ti"].try_number
+    return len(stages.measure(settings, store, _run(), node, attempt, log.info))
+
+
+@task(trigger_rule="all_done_min_one_success")
+def parse() -> str:
+    """Turn raw outputs into rows; a node that failed has rows that say so. Returns the batch's id."""
+    from pipelines import stages
+
+    return stages.parse(_store(), _run(), datetime.now(UTC))
+
+
+@task
+def validate(batch: str) -> str:
+    """Judge the batch with Great Expectations. Returns the batch's id."""
+    from pipelines import stages
+
+    validation = stages.validate(_store(), batch)
+    log.info("%d rows, %d quarantined", validation.rows, validation.quarantined)
+    for sentence in validation.failed:
+        log.warning("validation: %s", sentence)
+    return batch
+
+
+@task(outlets=[RESULTS])
+def land(batch: str) -> Mapping[str, int]:
+    """Commit the batch to every table. Returns the version of each table after it."""
+    from pipelines import keys, stages
+
+    versions = stages.land(_store(), batch)
+    event = get_current_context()["outlet_events"][RESULTS]
+    event.extra = {"run_id": keys.run_of(batch), "batch": batch, "versions": dict(versions)}
+    return versions
+
+
+@task
+def report() -> str:
+    """Judge the landed rows and render the run's page. Returns its key."""
+    from pipelines import stages
+
+    store, run = _store(), _run()
+    stages.judge(store, run, datetime.now(UTC))
+    key = stages.report(store, run)
+    log.info("report: %s", store.url(key))
+    return key
+
+
+@task
+def maintain() -> None:
+    """Rewrite, expire and vacuum every table; the log has a line for each."""
+    from pipelines.tables import maintain as tables
+
+    params = get_current_context()["params"]
+    vacuum_after = timedelta(days=params["vacuum_after_days"])
+    done = tables.maintain(_store(), datetime.now(UTC), params["keep_months"], vacuum_after)
+    for each in done.tables:
+        log.info(" ".join(f"{name}={value}" for name, value in each))
+    log.info("latest_rows=%d", done.latest_rows)
+
+
+def _run() -> str:
+    """Fleetmark's id of this DAG run: the same in every task and every retry."""
+    from pipelines import keys
+
+    dag_run = get_current_context()["dag_run"]
+    return keys.run_id(dag_run.run_after.astimezone(UTC), dag_run.run_id)
+
+
+def _deployment() -> "tuple[Settings, Store]":
+    from pipelines import settings as edge
+    from pipelines import storage
+
+    settings = edge.load()
+    return settings, storage.open_store(settings)
+
+
+def _store() -> "Store":
+    return _deployment()[1]
+
+
+def _print(made: "Plan", settings: "Settings") -> None:
+    from pipelines import plan as planning
+
+    for job in made.jobs:
+        argv = planning.preview(job, settings.home / made.node(job.node).scratch)
+        log.info(
+            "node=%s benchmark=%s case=%s repeat=%d seconds=%.1f written_bytes=%d command=%s",
+            job.node, job.benchmark, job.case, job.repeat, job.seconds, job.written_bytes, " ".join(argv),
+        )  # fmt: skip
+    seconds = max(sum(job.seconds for job in made.jobs_of(node.name)) for node in made.nodes)
+    log.info("run_id=%s jobs=%d nodes=%d seconds=%.0f", made.run_id, len(made.jobs), len(made.nodes), seconds)
