@@ -86,7 +86,9 @@ class HistoryGone(FleetmarkError):
     oldest: str
 
     def __str__(self) -> str:
-        return f"table {self.table}: what it held as of {self.as_of} is no longer kept; the oldest there is: {self.oldest}"
+        return (
+            f"table {self.table}: what it held as of {self.as_of} is no longer kept; the oldest there is: {self.oldest}"
+        )
 
 
 @dataclass(eq=False)

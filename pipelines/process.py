@@ -4,21 +4,21 @@ import ctypes
 import os
 import select
 import signal
-import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import sh
 
-from pipelines.errors import ToolNotFound
+from pipelines.errors import ToolNotFound, ToolNotStarted
 
 _GRACE_S = 3.0  # between SIGTERM and SIGKILL: enough for fio to write its document
 _KEPT_BYTES = 16 * 2**20  # of each of stdout and stderr; a tool that prints more is not printing a result
+_CHUNK_BYTES = 2**20  # more than a pipe holds (pipe(7)), so that one read empties it
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 _PASSED_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
@@ -50,97 +50,217 @@ def run(
 
     The child sees an allow-list of `environ`, so that a tool which dumps its environment dumps no secret. It leads
     its own process group; `started` is told the group's id. The group ends at the timeout and when this call is
-    interrupted; the child itself ends with this process, even if that is killed with SIGKILL.
+    interrupted; the child itself ends with this process, even if that is killed with SIGKILL. Of stdout and stderr
+    the first 16 MiB are kept, in memory: nothing is written beside what the tool writes.
 
     Raises:
-        ToolNotFound: argv[0] is not an executable on the PATH.
+        ToolNotFound: argv[0] is not an executable on the PATH of `environ`.
+        ToolNotStarted: it is, and the system would not execute it there.
     """
-    try:
-        command = sh.Command(argv[0])
-    except sh.CommandNotFound as e:
-        raise ToolNotFound(argv[0]) from e
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    with _pipes() as (out, err):
         started_at = datetime.now(UTC)
         clock = time.monotonic()
-        running: Any = command(
-            *argv[1:],
-            _bg=True,
-            _bg_exc=False,
-            _new_group=True,
-            _tty_out=False,
-            _out=out,
-            _err=err,
-            _cwd=str(cwd) if cwd else None,
-            _env={name: environ[name] for name in _PASSED_ENVIRONMENT if name in environ},
-            _preexec_fn=_die_with_parent,
-        )
+        running = _spawn(argv, cwd, environ, out, err)
+        child = _Child(running.pid, out, err)
+        timed_out = False
         try:
             started(running.pid)
-            timed_out = not _ends_within(running.pid, timeout_s)
+            timed_out = not child.ends_within(timeout_s)
         finally:
-            _end_group(running.pid)
+            _end(running.pid, child.ends_within)
+        duration_s = time.monotonic() - clock
         status = running.process.wait()
         return Completed(
             argv=argv,
             exit_status=status if status >= 0 else None,
             signal=-status if status < 0 else None,
             timed_out=timed_out,
-            stdout=_text(out),
-            stderr=_text(err),
+            stdout=out.text(),
+            stderr=err.text(),
             started_at=started_at,
-            duration_s=time.monotonic() - clock,
+            duration_s=duration_s,
         )
 
 
-def end_group(group: int, start_ticks: int) -> bool:
-    """End a process group left behind by an earlier process of ours; whether it was there.
+def end_group(group: int, start_ticks: int, home: Path) -> bool:
+    """End a process group left behind by an earlier process of ours; whether there was one.
 
-    `start_ticks` (see `start_ticks_of`) tells the group's leader from a later process that was given the same id.
+    `start_ticks` (see `start_ticks_of`) tells the group's leader from a later process that was given the same id. Where
+    only the leader's children are left, they are known by their working directory: `home` or below.
     """
-    if start_ticks_of(group) != start_ticks:
+    now = start_ticks_of(group)
+    if now not in (None, start_ticks) or (now is None and not _works_in(group, home)):
         return False
-    _end_group(group)
+    _end(group, lambda timeout_s: _ends_within(group, timeout_s))
     return True
 
 
+def spawn(argv: tuple[str, ...], *, log: Path, environ: Mapping[str, str], parents_end: signal.Signals | None) -> int:
+    """Start a process in a session of its own, out of reach of the terminal's signals. Returns its id.
+
+    It appends to `log`. When this process ends, however it ends, it is sent `parents_end`; None lets it run on.
+    """
+    parent = os.getpid()
+    with log.open("ab") as output, Path(os.devnull).open("rb") as nothing:
+        running = sh.Command(argv[0])(
+            *argv[1:],
+            _bg=True,
+            _bg_exc=False,
+            _new_session=True,
+            _tty_out=False,
+            _in=nothing,
+            _out=output,
+            _err=output,
+            _env=dict(environ),
+            _preexec_fn=(lambda: _die_with(parent, parents_end)) if parents_end else None,
+        )
+    return int(running.pid)
+
+
+def die_with_parent() -> None:
+    """To be called in a child that was just forked: it is killed when its parent ends, however that ends."""
+    _die_with(os.getppid())
+
+
 def start_ticks_of(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot (proc(5), field 22 of stat); None when there is none."""
+    """When a process started, in clock ticks since boot; None when there is none, or it has ended already."""
+    stat = _stat(pid)
+    return None if stat is None or stat[0] == "Z" else int(stat[19])
+
+
+class _Pipe:
+    """The reading end of a pipe, emptied without blocking; keeps what comes first."""
+
+    def __init__(self) -> None:
+        self.reading, self.writing = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self.reading, False)
+        self._kept = bytearray()
+
+    def drain(self) -> bool:
+        """Take what is there, in one read; whether more may come."""
+        try:
+            chunk = os.read(self.reading, _CHUNK_BYTES)
+        except BlockingIOError:
+            return True
+        self._kept += chunk[: _KEPT_BYTES - len(self._kept)]
+        return bool(chunk)
+
+    def text(self) -> str:
+        self.drain()
+        return self._kept.decode(errors="replace")
+
+
+@contextmanager
+def _pipes() -> Iterator[tuple[_Pipe, _Pipe]]:
+    out, err = _Pipe(), _Pipe()
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return int(stat.rpartition(")")[2].split()[19])
+        yield out, err
+    finally:
+        os.close(out.reading)
+        os.close(err.reading)
 
 
-def _end_group(group: int) -> None:
-    """SIGTERM if the leader still runs, then SIGKILL to whatever is left of the group."""
-    with suppress(ProcessLookupError):
-        if not _ends_within(group, 0):
+class _Child:
+    def __init__(self, pid: int, *pipes: _Pipe) -> None:
+        self.pid = pid
+        self._open = {pipe.reading: pipe for pipe in pipes}
+
+    def ends_within(self, timeout_s: float) -> bool:
+        """Take what the process prints until it ends or the time is up; whether it ended."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left_s = max(0.0, deadline - time.monotonic())
+            ended, readable = _wait_for(self.pid, tuple(self._open), left_s)
+            for descriptor in readable:
+                if not self._open[descriptor].drain():
+                    del self._open[descriptor]
+            if ended or left_s == 0.0:
+                return ended
+
+
+def _spawn(argv: tuple[str, ...], cwd: Path | None, environ: Mapping[str, str], out: _Pipe, err: _Pipe) -> Any:
+    parent = os.getpid()
+    try:
+        command = sh.Command(argv[0], search_paths=environ.get("PATH", os.defpath).split(os.pathsep))
+        with Path(os.devnull).open("rb") as nothing:
+            return command(
+                *argv[1:],
+                _bg=True,
+                _bg_exc=False,
+                _new_group=True,
+                _tty_out=False,
+                _in=nothing,
+                _out=out.writing,
+                _err=err.writing,
+                _cwd=str(cwd) if cwd else None,
+                _env={name: environ[name] for name in _PASSED_ENVIRONMENT if name in environ},
+                _preexec_fn=lambda: _die_with(parent),
+            )
+    except sh.CommandNotFound as e:
+        raise ToolNotFound(argv[0]) from e
+    except (sh.ForkException, OSError) as e:
+        problem = str(e).rstrip().rpartition("\n")[2].strip() or "it could not be executed"
+        raise ToolNotStarted(argv[0], problem) from e
+    finally:
+        os.close(out.writing)
+        os.close(err.writing)
+
+
+def _die_with(parent: int, how: signal.Signals = signal.SIGKILL) -> None:
+    """In the child, before exec: prctl(2) PR_SET_PDEATHSIG, and the case that the parent is gone already."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, how, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _end(group: int, ends_within: Callable[[float], bool]) -> None:
+    """SIGTERM if the leader still runs, then SIGKILL to whatever is left of the group, come what may in between."""
+    try:
+        if not ends_within(0):
             os.killpg(group, signal.SIGTERM)
-            _ends_within(group, _GRACE_S)
-        os.killpg(group, signal.SIGKILL)
+            ends_within(_GRACE_S)
+    except ProcessLookupError:
+        return
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
 
 
 def _ends_within(pid: int, timeout_s: float) -> bool:
-    """Wait for a process to end; whether it did. Wakes at once, without polling (pidfd_open(2))."""
+    return _wait_for(pid, (), timeout_s)[0]
+
+
+def _wait_for(pid: int, descriptors: tuple[int, ...], timeout_s: float) -> tuple[bool, tuple[int, ...]]:
+    """Sleep until a process ends or there is something to read (pidfd_open(2)): whether it ended, what is readable."""
     try:
-        descriptor = os.pidfd_open(pid)
+        process = os.pidfd_open(pid)
     except ProcessLookupError:
-        return True
+        return True, descriptors
     try:
         poller = select.poll()
-        poller.register(descriptor, select.POLLIN)
-        ready = poller.poll(timeout_s * 1000)
+        for descriptor in (process, *descriptors):
+            poller.register(descriptor, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poller.poll(timeout_s * 1000)}
     finally:
-        os.close(descriptor)
-    return bool(ready)
+        os.close(process)
+    return process in ready, tuple(ready - {process})
 
 
-def _die_with_parent() -> None:
-    """In the child, before exec: prctl(2) PR_SET_PDEATHSIG."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+def _works_in(group: int, home: Path) -> bool:
+    """Whether any process of the group has its working directory in `home`."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        stat = _stat(int(entry.name))
+        with suppress(OSError):
+            if stat and int(stat[2]) == group and (entry / "cwd").readlink().is_relative_to(home):
+                return True
+    return False
 
 
-def _text(file: IO[bytes]) -> str:
-    file.seek(0)
-    return file.read(_KEPT_BYTES).decode(errors="replace")
+def _stat(pid: int) -> list[str] | None:
+    """The fields of proc(5)'s stat from the third on (state, ppid, pgrp, ..); None when there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None

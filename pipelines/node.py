@@ -1,0 +1,207 @@
+"""The node's shell: one job after the other on this machine, each to a raw output, whatever happens to its tool.
+
+`RawOutput.facts` holds what the command decided, and what the node saw: filesystem, direct_io (whether it takes
+O_DIRECT), output_truncated (where the tool wrote more than is kept).
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipelines import benchmark, environment, guard, keys, lease, process, tools
+from pipelines.benchmark import Workplace
+from pipelines.errors import (
+    BadParameter,
+    LeaseTimeout,
+    LeaseUnusable,
+    NotEnoughSpace,
+    ScratchRefused,
+    SizeCapExceeded,
+    ToolNotFound,
+    ToolNotStarted,
+    Unknown,
+)
+from pipelines.records import Environment, Job, Node, Outcome, Plan, RawOutput, Refusal
+from pipelines.settings import Settings
+from pipelines.storage import Store
+
+_OUTPUT_FILE = "output"
+_KEPT_BYTES = 16 * 2**20  # of the file the tool wrote; 200 times the largest fio document seen
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """This machine, prepared for a run: its environment, its tools, and why nothing may run on it, if so."""
+
+    node: Node
+    home: Path
+    run_id: str
+    attempt: int
+    environment: Environment
+    tools: Mapping[str, tools.Tool]
+    refusal: Refusal | None = None
+
+
+def run_jobs(settings: Settings, store: Store, plan: Plan, node_name: str, attempt: int, say: Say) -> tuple[str, ...]:
+    """Run the node's jobs of a plan, in its order, and store each raw output before anyone judges it.
+
+    The lease is taken once for all of them, so that the repeats of a case follow each other. A job that has a raw
+    output already, of whichever attempt, is not run again. Returns the key of each job's raw output, in plan order.
+
+    Raises:
+        Unknown: the plan has no such node.
+        StoreUnreachable, StoreRefused: jobs done so far are in the store; a retry goes on after them.
+    """
+    jobs = plan.jobs_of(node_name)
+    if not jobs:
+        raise Unknown(f"node in the plan of run {plan.run_id}", node_name, tuple(node.name for node in plan.nodes))
+    if len(stored := _stored(store, plan.run_id, node_name)) == len(jobs):
+        return tuple(stored[job.job_id] for job in jobs)
+    with _prepared(settings, plan.node(node_name), plan.run_id, attempt, say) as (machine, waited_s):
+        store.create(
+            keys.environment_key(machine.environment.environment_id), machine.environment.model_dump_json().encode()
+        )
+        if waited_s:  # another attempt of this very run may have held the lease
+            stored = _stored(store, plan.run_id, node_name)
+        missing = [(number, job) for number, job in enumerate(jobs, start=1) if job.job_id not in stored]
+        for number, job in missing:
+            first_s = waited_s if job is missing[0][1] else 0.0  # the first job's row has the wait
+            raw = measure(machine, job, say, f"{number}/{len(jobs)} ", first_s)
+            key = keys.raw_key(plan.run_id, node_name, job.job_id, attempt)
+            store.create(key, raw.model_dump_json().encode())
+            stored[job.job_id] = key
+    return tuple(stored[job.job_id] for job in jobs)
+
+
+def run_once(settings: Settings, node: Node, job: Job, *, say: Say, run_id: str | None = None) -> RawOutput:
+    """Run one job on this machine, with lease and guard, and give its raw output back; nothing is stored."""
+    run_id = run_id or keys.run_id(datetime.now(UTC), "bench")
+    with _prepared(settings, node, run_id, 1, say) as (machine, waited_s):
+        return measure(machine, job, say, lease_wait_s=waited_s)
+
+
+def measure(machine: Machine, job: Job, say: Say, progress: str = "", lease_wait_s: float = 0.0) -> RawOutput:
+    """One job: guard, command, tool, raw output. The caller holds the lease.
+
+    A tool that fails, hangs or is killed gives a raw output that says so; one that may not or cannot be started, one
+    with a refusal. Nothing is raised for either.
+    """
+    what = f"{progress}{job.benchmark} {job.case} repeat {job.repeat}"
+    say(f"{what}: about {job.seconds:.0f} s")
+    try:
+        raw = _run(machine, job, lease_wait_s)
+    except (ScratchRefused, SizeCapExceeded, NotEnoughSpace, BadParameter, Unknown) as e:
+        raw = _refused(machine, job, Refusal(outcome=Outcome.CONFIG, reason=str(e)), lease_wait_s)
+    except (ToolNotFound, ToolNotStarted) as e:
+        raw = _refused(machine, job, Refusal(outcome=Outcome.NOT_MEASURED, reason=str(e)), lease_wait_s)
+    say(f"{what}: {ending(raw)}")
+    return raw
+
+
+def ending(raw: RawOutput) -> str:
+    """How an attempt ended, in a few words. Pure."""
+    if raw.refusal is not None:
+        return f"{raw.refusal.outcome}: {raw.refusal.reason}"
+    how = f"exit {raw.exit_status}" if raw.signal is None else f"signal {raw.signal}"
+    return f"{how}{', timed out' if raw.timed_out else ''}, {raw.duration_s:.1f} s"
+
+
+@contextmanager
+def _prepared(settings: Settings, node: Node, run_id: str, attempt: int, say: Say) -> Iterator[tuple[Machine, float]]:
+    """The machine under its lease, leftovers reclaimed; and the seconds waited for the lease."""
+    try:
+        with lease.held(settings.lease_dir, run_id, node.name, settings.lease_wait_s, say) as waited_s:
+            yield _look(settings, node, run_id, attempt, say), waited_s
+            return
+    except LeaseTimeout as e:
+        refusal, waited_s = Refusal(outcome=Outcome.CONTENDED, reason=str(e)), e.waited_s
+    except LeaseUnusable as e:
+        refusal, waited_s = Refusal(outcome=Outcome.CONFIG, reason=str(e)), 0.0
+    yield _look(settings, node, run_id, attempt, say, refusal), waited_s
+
+
+def _look(
+    settings: Settings, node: Node, run_id: str, attempt: int, say: Say, refusal: Refusal | None = None
+) -> Machine:
+    if refusal is None:
+        try:
+            guard.reclaim(node, settings.home, say)
+        except ScratchRefused as e:  # each job will be refused; those that write nothing may still run
+            say(str(e))
+    found = tools.find_all()
+    seen = environment.snapshot(settings.home / node.scratch, found.values())
+    return Machine(node, settings.home, run_id, attempt, seen, found, refusal)
+
+
+def _run(machine: Machine, job: Job, lease_wait_s: float) -> RawOutput:
+    refusal = machine.refusal
+    if refusal is None:
+        descriptor = benchmark.get(job.benchmark)
+        refusal = machine.tools[job.benchmark].refusal
+    if refusal is not None:
+        return _refused(machine, job, refusal, lease_wait_s)
+    params = descriptor.params_of(job)
+    tool = machine.tools[job.benchmark]
+    with guard.scratch(machine.node, machine.home, job.job_id, job.written_bytes) as scratch:
+        output = scratch.path / _OUTPUT_FILE
+        place = Workplace(scratch.path, output, scratch.direct_io, tool.version or "")
+        command = descriptor.command(params, place)
+        done = process.run(command.argv, timeout_s=job.timeout_s, cwd=scratch.path, started=scratch.record)
+        written, truncated = _read(output)
+    facts = {**command.labels, "filesystem": scratch.filesystem, "direct_io": str(scratch.direct_io).lower()}
+    return _raw(
+        machine,
+        job,
+        lease_wait_s,
+        argv=done.argv,
+        exit_status=done.exit_status,
+        signal=done.signal,
+        timed_out=done.timed_out,
+        output=written,
+        stdout=done.stdout,
+        stderr=done.stderr,
+        started_at=done.started_at,
+        duration_s=done.duration_s,
+        facts={**facts, **({"output_truncated": "true"} if truncated else {})},
+    )
+
+
+def _refused(machine: Machine, job: Job, refusal: Refusal, lease_wait_s: float) -> RawOutput:
+    return _raw(machine, job, lease_wait_s, refusal=refusal, started_at=datetime.now(UTC), duration_s=0.0)
+
+
+def _raw(machine: Machine, job: Job, lease_wait_s: float, **ended: Any) -> RawOutput:
+    tool = machine.tools.get(job.benchmark, tools.Tool(job.benchmark))
+    return RawOutput(
+        run_id=machine.run_id,
+        job=job,
+        attempt=machine.attempt,
+        hostname=os.uname().nodename,
+        tool=tool.name,
+        tool_version=tool.version,
+        environment_id=machine.environment.environment_id,
+        simulated=tool.simulated,
+        lease_wait_s=lease_wait_s,
+        **ended,
+    )
+
+
+def _read(path: Path) -> tuple[str | None, bool]:
+    """What the tool wrote, and whether that is not all of it; None when it wrote no such file."""
+    if path.is_symlink() or not path.is_file():
+        return None, False
+    with path.open("rb") as file:
+        data = file.read(_KEPT_BYTES + 1)
+    return data[:_KEPT_BYTES].decode(errors="replace"), len(data) > _KEPT_BYTES
+
+
+def _stored(store: Store, run_id: str, node: str) -> dict[str, str]:
+    """The key of the last raw output of each job of the node."""
+    found = store.keys_under(f"{keys.raw_prefix(run_id)}/{node}")
+    return {key.split("/")[-2]: key for key in found}
