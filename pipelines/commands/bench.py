@@ -44,7 +44,7 @@ def show(name: str, as_json: bool) -> None:
     click.echo(f"{descriptor.title}\ntool: {descriptor.tool}; source: {descriptor.source}\n")
     console.table(
         ("parameter", "default", "meaning"),
-        [(key, str(field.get("default", "")), str(field.get("description", ""))) for key, field in schema.items()],
+        [(name, _default(field), str(field["description"])) for name, field in schema.items()],
     )
     click.echo()
     console.table(
@@ -93,6 +93,18 @@ def _job(descriptor: Any, node: str, params: "dict[str, Scalar]") -> "Job":
     now = datetime.now(UTC)
     (job,) = plan.jobs_of_entry(keys.run_id(now, "bench"), node, SuiteEntry(benchmark=descriptor.name, params=params))
     return job
+
+
+def _default(field: dict[str, Any]) -> str:
+    """A parameter's default as text; where it depends on another parameter, each value with what it is for."""
+    by_profile: dict[str, Any] = field.get("defaults", {})
+    values = dict.fromkeys(map(str, by_profile.values()))
+    if len(values) < 2:
+        return next(iter(values), str(field.get("default", "")))
+    return "; ".join(
+        f"{value} ({' '.join(profile for profile, default in by_profile.items() if str(default) == value)})"
+        for value in values
+    )
 
 
 def _show(parsed: "Parsed") -> None:

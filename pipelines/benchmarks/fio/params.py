@@ -48,8 +48,9 @@ def _of_profile(name: str) -> Callable[[Mapping[str, Any]], Any]:
     return lambda given: DEFAULTS[given["profile"]].get(name)
 
 
-def _default(name: str) -> Any:
-    return Field(default_factory=_of_profile(name))
+def _default(name: str, description: str) -> Any:
+    defaults = {profile: values[name] for profile, values in DEFAULTS.items() if name in values}
+    return Field(default_factory=_of_profile(name), description=description, json_schema_extra={"defaults": defaults})
 
 
 class Params(Record):
@@ -58,17 +59,25 @@ class Params(Record):
     No field is a path, an option or free text: fio reads and writes files it names itself, in its own directory.
     """
 
-    profile: Profile = "rand_read"
-    block_size_bytes: Annotated[int, Field(ge=512, le=16 * MIB, multiple_of=512)] = _default("block_size_bytes")
-    iodepth: Annotated[int, Field(ge=1, le=1024)] = _default("iodepth")
-    numjobs: Annotated[int, Field(ge=1, le=64)] = _default("numjobs")
-    size_bytes: Annotated[int, Field(ge=MIB, le=1024 * GIB)] = _default("size_bytes")  # of each job's own file
-    runtime_s: Annotated[float, Field(ge=0.1, le=3600)] | None = _default("runtime_s")  # measured, after the ramp
-    ramp_s: Annotated[float, Field(ge=0, le=600)] | None = _default("ramp_s")  # the warm-up: same load, not counted
-    read_percent: Annotated[int, Field(ge=1, le=99)] | None = _default("read_percent")
-    fsync_bytes: Annotated[int, Field(ge=512, le=64 * GIB)] | None = _default("fsync_bytes")
-    engine: Engine = _default("engine")
-    direct: Literal["auto", "on", "off"] = _default("direct")  # auto: where the filesystem takes O_DIRECT
+    profile: Profile = Field(default="rand_read", description="which load; sets the defaults of all the others")
+    block_size_bytes: Annotated[int, Field(ge=512, le=16 * MIB, multiple_of=512)] = _default(
+        "block_size_bytes", "bytes of one request"
+    )
+    iodepth: Annotated[int, Field(ge=1, le=1024)] = _default("iodepth", "queue depth: requests in flight of each job")
+    numjobs: Annotated[int, Field(ge=1, le=64)] = _default("numjobs", "jobs side by side, each with its own file")
+    size_bytes: Annotated[int, Field(ge=MIB, le=1024 * GIB)] = _default("size_bytes", "bytes of each job's file")
+    runtime_s: Annotated[float, Field(ge=0.1, le=3600)] | None = _default(
+        "runtime_s", "seconds that are measured, after the ramp"
+    )
+    ramp_s: Annotated[float, Field(ge=0, le=600)] | None = _default(
+        "ramp_s", "seconds of warm-up: the same load, not counted"
+    )
+    read_percent: Annotated[int, Field(ge=1, le=99)] | None = _default("read_percent", "share of reads in a mixed load")
+    fsync_bytes: Annotated[int, Field(ge=512, le=64 * GIB)] | None = _default(
+        "fsync_bytes", "fsync after every so many bytes"
+    )
+    engine: Engine = _default("engine", "how fio submits requests")
+    direct: Literal["auto", "on", "off"] = _default("direct", "O_DIRECT; auto: where the filesystem takes it")
 
     @field_validator("runtime_s", "ramp_s", "read_percent", "fsync_bytes")
     @classmethod
