@@ -145,8 +145,8 @@ def open_store(settings: Settings) -> Store:
     """
     url = settings.store_url
     if url.startswith("file://"):
-        root = url.removeprefix("file://")
-        return Store(url, fsspec.filesystem("file", auto_mkdir=True), root, settings.store_retry_s, {})
+        root = Path(url.removeprefix("file://")).absolute()
+        return Store(root.as_uri(), fsspec.filesystem("file", auto_mkdir=True), str(root), settings.store_retry_s, {})
     if not url.startswith("s3://"):
         raise StoreRefused(url, "FLEETMARK_STORE must be a file:// or an s3:// URL")
     return Store(url, _s3_filesystem(settings), url.removeprefix("s3://"), settings.store_retry_s, _s3_delta(settings))
