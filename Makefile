@@ -1,0 +1,51 @@
+# Everything goes through .venv, which infra/bootstrap.sh makes from the locks and renews when a lock changes.
+
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+COMPILE := .venv/bin/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header $(UPGRADE)
+.DEFAULT_GOAL := help
+.PHONY: help demo up down test test-fast check bench lock clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
+
+demo: ## run the quick suite on this machine through Airflow and print what it measured
+	@infra/bootstrap.sh control fio
+	@.venv/bin/fleetmark demo
+
+up: ## start Airflow on this machine and leave it running
+	@infra/bootstrap.sh control fio
+	@.venv/bin/fleetmark up
+
+down: ## stop it
+	@infra/bootstrap.sh control
+	@.venv/bin/fleetmark down
+
+test: ## run every test, with real servers, a browser and a whole Airflow
+	@infra/bootstrap.sh dev fio chromium ceph
+	@$(PYTHON) -m pytest
+
+test-fast: ## run the tests that need no server
+	@infra/bootstrap.sh dev fio
+	@$(PYTHON) -m pytest -m "not integration"
+
+check: ## check format, lint, types and who may import what
+	@infra/bootstrap.sh dev
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check --output-format concise .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench: ## measure fleetmark itself and print a table; takes many minutes
+	@infra/bootstrap.sh dev fio
+	@$(PYTHON) -m perf
+
+lock: ## resolve the locks from pyproject.toml; UPGRADE=--upgrade takes what is new
+	@infra/bootstrap.sh dev
+	$(COMPILE) -o requirements/node.lock
+	$(COMPILE) --extra airflow --extra validate -c requirements/node.lock -o requirements/control.lock
+	$(COMPILE) --extra airflow --extra validate --extra dev -c requirements/control.lock -o requirements/dev.lock
+
+clean: ## remove the environment, caches and the state of the embedded Airflow, results included
+	@if [ -x .venv/bin/fleetmark ]; then .venv/bin/fleetmark down; fi
+	rm -rf .venv .venv.lock .fleetmark .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

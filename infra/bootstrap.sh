@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Makes .venv from a lock and sees to the programs that are named. Instant when there is nothing to do.
+#
+#   infra/bootstrap.sh control|dev [fio] [chromium] [ceph]
+#
+# `control` runs the demo; `dev` has the tests' packages too and serves as `control`. Programs come from apt when this
+# is root, else one line says what to install.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+set_name=$1
+shift
+uv_version=0.13.8
+
+fail() {
+    echo "bootstrap: $*" >&2
+    exit 1
+}
+
+has() {
+    local program
+    for program in "$@"; do command -v "$program" >/dev/null || return 1; done
+}
+
+# apt_install WHAT PACKAGE...: from apt when root, else say how
+apt_install() {
+    local what=$1
+    shift
+    local install="apt-get install -y --no-install-recommends $*"
+    [ "$(id -u)" = 0 ] && has apt-get || fail "$what is missing; install it with: sudo $install"
+    echo "bootstrap: installing $what from apt" >&2
+    export DEBIAN_FRONTEND=noninteractive
+    local log
+    log=$(mktemp)
+    if ! $install >"$log" 2>&1; then # a fresh machine has no package lists yet
+        apt-get update >"$log" 2>&1 && $install >"$log" 2>&1 || { cat "$log" >&2; fail "$install failed"; }
+    fi
+    rm -f "$log"
+}
+
+find_python() {
+    local candidate
+    for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+make_venv() {
+    .venv/bin/python -c 'import pip' 2>/dev/null && return
+    local python
+    python=$(find_python) || fail "Python 3.11 or later is missing; install it with: sudo apt-get install python3 python3-venv"
+    "$python" -c 'import ensurepip' 2>/dev/null || apt_install "Python's venv module" python3-venv
+    echo "bootstrap: making .venv" >&2
+    "$python" -m venv --clear .venv
+}
+
+# What the environment is made from: the lock, the project's own metadata, the interpreter.
+fingerprint() {
+    { cat "requirements/$1.lock" pyproject.toml && .venv/bin/python -VV; } | sha256sum
+}
+
+is_synced() {
+    [ "$(cat ".venv/synced-$1" 2>/dev/null)" = "$(fingerprint "$1" 2>/dev/null)" ]
+}
+
+sync_venv() {
+    if is_synced "$set_name" || { [ "$set_name" = control ] && is_synced dev; }; then return; fi
+    echo "bootstrap: installing the packages of requirements/$set_name.lock" >&2
+    rm -f .venv/synced-*
+    .venv/bin/uv --version 2>/dev/null | grep -q "^uv $uv_version\b" || .venv/bin/pip install -q "uv==$uv_version"
+    # uv reads no pip.conf; an index that is set there is set for a reason
+    local index
+    index=${PIP_INDEX_URL:-$(.venv/bin/pip config get global.index-url 2>/dev/null || true)}
+    if [ -n "$index" ] && [ -z "${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-}" ]; then export UV_DEFAULT_INDEX=$index; fi
+    export VIRTUAL_ENV=$PWD/.venv
+    # compiled now, or Airflow's first start compiles it all while a newcomer waits
+    .venv/bin/uv pip sync -q --require-hashes --compile-bytecode "requirements/$set_name.lock"
+    .venv/bin/uv pip install -q --no-deps --editable .
+    fingerprint "$set_name" >".venv/synced-$set_name"
+}
+
+exec 9>.venv.lock
+flock 9 # two makes at once: the second waits, and then finds it done
+make_venv
+sync_venv
+
+for program in "$@"; do
+    case $program in
+    fio | chromium) has "$program" || apt_install "$program" "$program" ;;
+    ceph) has radosgw ceph-mon ceph-osd || apt_install "Ceph's S3 gateway" radosgw ceph-mon ceph-osd ceph-common ;;
+    *) fail "there is no recipe for $program" ;;
+    esac
+done
