@@ -8,6 +8,7 @@ from typing import Any
 
 from pipelines.errors import BadKey
 
+_RAW = re.compile(r"^raw/[^/]+/([^/]+)/([^/]+)/([^/]+)/(\d{3,9})\.json$")
 _SEGMENT = re.compile(r"^[A-Za-z0-9_=-][A-Za-z0-9._=+-]{0,200}$")
 
 
@@ -60,17 +61,54 @@ def raw_key(run: str, node: str, job: str, attempt: int) -> str:
     return checked(f"{raw_prefix(run)}/{node}/{job}/{attempt:03d}.json")
 
 
+def is_raw(key: str) -> bool:
+    return _RAW.match(key) is not None
+
+
+def raw_parts(key: str) -> tuple[str, str, str, int]:
+    """Run, node, job and attempt of a raw output's key.
+
+    Raises:
+        BadKey: not the key of a raw output.
+    """
+    if not (found := _RAW.match(key)):
+        raise BadKey(key, "not the key of a raw output, raw/<date>/<run>/<node>/<job>/<attempt>.json")
+    run, node, job, attempt = found.groups()
+    return run, node, job, int(attempt)
+
+
 def environment_key(environment_id: str) -> str:
     return checked(f"environments/{environment_id}.json")
 
 
-def batch_id(run: str, body: Any) -> str:
-    """One landing of a run: the run's id and the hash of everything its rows are made from."""
-    return f"{run}.{content_id(body, 12)}"
+def batch_id(run: str, body: Any, generation: int = 1) -> str:
+    """One set of rows of a run: the run's id, which set it is, and the hash of everything the rows are made from."""
+    return f"{run}.{generation:03d}-{content_id(body, 12)}"
 
 
 def run_of(batch: str) -> str:
     return batch.rpartition(".")[0]
+
+
+def generation_of(batch: str) -> int:
+    """Which set of rows of its run a batch is, from 1; a later one replaces an earlier one.
+
+    Raises:
+        BadKey: not a batch id.
+    """
+    number, dash, _ = batch.rpartition(".")[2].partition("-")
+    if not dash or not number.isdecimal():
+        raise BadKey(batch, "not a batch id, <run>.<generation>-<hash>")
+    return int(number)
+
+
+def batches_prefix(run: str) -> str:
+    return checked(f"batches/{run}")
+
+
+def batch_key(run: str, generation: int) -> str:
+    """What a batch was made from."""
+    return f"{batches_prefix(run)}/{generation:06d}.json"
 
 
 def parsed_key(batch: str, table: str) -> str:

@@ -1,0 +1,109 @@
+"""The shell around `rows.py`: a run's raw outputs in, a batch of unjudged rows out. Raw output can be parsed again."""
+
+import hashlib
+import importlib.util
+import logging
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import AwareDatetime, PositiveInt, ValidationError
+
+import pipelines
+from pipelines import benchmark, keys
+from pipelines.errors import KeyNotFound
+from pipelines.records import Environment, Plan, Record
+from pipelines.storage import Store
+from pipelines.tables import files, rows
+from pipelines.tables.rows import Attempt
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 64  # raw outputs in memory: fio's are 0.1 MB each, a fleet's night has thousands
+_SHARED_CODE = ("records.py", "histograms.py", "tables/rows.py", "tables/schema.py")
+
+
+class Inputs(Record):
+    """Everything a batch's rows are made from. The same inputs give the same rows."""
+
+    plan: str  # sha256
+    raw: Mapping[str, str]  # key of each raw output -> sha256
+    parsers: Mapping[str, str]  # benchmark -> hash of the code that reads its output
+
+
+class Batch(Record):
+    """A run's n-th set of rows, at `batches/<run>/<n>.json`. The newest counts."""
+
+    generation: PositiveInt
+    made_at: AwareDatetime
+    inputs: Inputs
+
+
+def prepare(store: Store, plan: Plan, at: datetime) -> str:
+    """Parse every raw output of the run and write the rows below `parsed/<batch>`, `runs` last. Returns the batch id.
+
+    A retry with nothing changed gives the same batch and writes what is missing of it. A raw output that came since, or
+    another parser, gives the run's next batch.
+
+    Raises:
+        Unknown: a benchmark that this installation does not have.
+    """
+    attempts = list(_attempts(store, plan.run_id))
+    inputs = Inputs(
+        plan=keys.sha256(plan.model_dump_json().encode()),
+        raw={attempt.key: attempt.sha256 for attempt in attempts},
+        parsers={name: parser_digest(name) for name in sorted({job.benchmark for job in plan.jobs})},
+    )
+    batch = _batch(store, plan.run_id, inputs, at)
+    batch_id = keys.batch_id(plan.run_id, inputs.model_dump(mode="json"), batch.generation)
+    made = rows.rows_of(plan, attempts, _environments(store, attempts), batch_id, batch.made_at)
+    for table in ("environments", "histograms", "measurements", "runs"):
+        files.create(store, keys.parsed_key(batch_id, table), getattr(made, table))
+    return batch_id
+
+
+def parser_digest(name: str) -> str:
+    """A hash of the source code that decides what rows a raw output of this benchmark becomes."""
+    module = ".".join(benchmark.get(name).parse.__module__.split(".")[:3])
+    spec = importlib.util.find_spec(module)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    own = [path for folder in folders for path in Path(folder).rglob("*.py")]
+    if spec and spec.origin and not folders:
+        own = [Path(spec.origin)]
+    shared = [Path(pipelines.__path__[0]) / path for path in _SHARED_CODE]
+    digest = hashlib.sha256()
+    for path in (*sorted(own), *shared):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _attempts(store: Store, run: str) -> Iterator[Attempt]:
+    found = [key for key in store.keys_under(keys.raw_prefix(run)) if keys.is_raw(key)]
+    for first in range(0, len(found), _AT_ONCE):
+        some = found[first : first + _AT_ONCE]
+        for key, data in zip(some, store.read_many(some), strict=True):
+            yield rows.read(key, data, store.url(key))
+
+
+def _batch(store: Store, run: str, inputs: Inputs, at: datetime) -> Batch:
+    """The run's newest batch if it has the same inputs, else the next one. Racing callers get the same one."""
+    while True:
+        found = store.keys_under(keys.batches_prefix(run))
+        if found:
+            newest = Batch.model_validate_json(store.read(found[-1]))
+            if newest.inputs == inputs:
+                return newest
+        made = Batch(generation=len(found) + 1, made_at=at, inputs=inputs)
+        store.create(keys.batch_key(run, made.generation), made.model_dump_json().encode())
+
+
+def _environments(store: Store, attempts: list[Attempt]) -> list[Environment]:
+    """The configurations the run saw. One that is not there, or is damaged, is told of and left out."""
+    found = []
+    for environment_id in sorted({attempt.raw.environment_id for attempt in attempts if attempt.raw}):
+        try:
+            data = store.read(keys.environment_key(environment_id))
+            found.append(Environment.model_validate_json(data))
+        except (KeyNotFound, ValidationError) as e:
+            log.warning("environment left out: environment_id=%s problem=%s", environment_id, e)
+    return found
