@@ -16,7 +16,7 @@ ROW_GROUP = 122_880
 """Rows: DuckDB's own size, and the best of four tried for point queries and scans together."""
 
 _ALMOST_UNIQUE = ("value", "job_id", "raw_key", "raw_sha256")
-"""Columns in which few values repeat: with a dictionary, files are 5 % larger and a node's month takes twice the CPU."""
+"""Few values repeat in them: with a dictionary, files are 5 % larger and reading a node's month takes twice the CPU."""
 
 
 def writer() -> "WriterProperties":
