@@ -42,13 +42,16 @@ def strip(values: Sequence[float], middle: float, top: float, unit: str) -> Stri
     ordered = sorted(values)
     if len(ordered) > _MOST_DOTS:
         ordered = [ordered[round(i * (len(ordered) - 1) / (_MOST_DOTS - 1))] for i in range(_MOST_DOTS)]
-    scale = 100 / top if top > 0 else 0.0
     said = ", ".join(format_value(value, unit) for value in ordered[:10])
     return Strip(
-        dots=tuple(round(value * scale, 2) for value in ordered),
-        median=round(middle * scale, 2),
+        dots=tuple(_place(value, top) for value in ordered),
+        median=_place(middle, top),
         says=f"values {said}{', and more' if len(ordered) > 10 else ''}; the axis starts at zero",
     )
+
+
+def _place(value: float, top: float) -> float:
+    return round(100 * (max(value, 0.0) / top), 2) if top > 0 else 0.0
 
 
 def decades(bins: Sequence[Mapping[float, int]]) -> tuple[int, int]:

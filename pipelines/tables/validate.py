@@ -5,7 +5,6 @@ step before any landing file is written, and every landing file follows from it 
 second validator beside this one, lands the same rows.
 """
 
-import io
 import json
 import logging
 import os
@@ -20,7 +19,7 @@ from pipelines import keys, stages
 from pipelines.errors import KeyNotFound, NotInstalled, ValidationBroken
 from pipelines.records import Plan, Record, Validation
 from pipelines.storage import Store
-from pipelines.tables import expectations, quarantine, subjects
+from pipelines.tables import expectations, files, quarantine, subjects
 from pipelines.tables.expectations import Expectation, Finding
 from pipelines.tables.render import format_value
 
@@ -55,12 +54,12 @@ def validate_batch(store: Store, batch: str) -> Validation:
         NotInstalled: Great Expectations is not in this environment.
         ValidationBroken: Great Expectations could not evaluate an expectation.
     """
-    parsed = {name: _read(store, batch, name) for name in (*_LANDED_AS_PARSED, "measurements")}
+    parsed = {name: files.read(store, keys.parsed_key(batch, name)) for name in (*_LANDED_AS_PARSED, "measurements")}
     decision = _decided(store, batch) or _decide(store, batch, parsed)
     accepted, refused = quarantine.split(parsed["measurements"], decision.reasons)
     landing = {**parsed, "measurements": accepted, "quarantine": refused}
     for name in sorted(landing):
-        store.create(keys.landing_key(batch, name), _parquet(landing[name]))
+        files.create(store, keys.landing_key(batch, name), landing[name])
     return decision.validation
 
 
@@ -214,20 +213,6 @@ def _build_docs(context: Any, folder: Path) -> None:
 def _publish_docs(store: Store, run: str, folder: Path) -> None:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         store.replace(f"{keys.docs_prefix(run)}/{path.relative_to(folder).as_posix()}", path.read_bytes())
-
-
-def _read(store: Store, batch: str, table: str) -> "pa.Table":
-    import pyarrow.parquet as pq
-
-    return pq.read_table(io.BytesIO(store.read(keys.parsed_key(batch, table))))
-
-
-def _parquet(rows: "pa.Table") -> bytes:
-    import pyarrow.parquet as pq
-
-    stream = io.BytesIO()
-    pq.write_table(rows, stream, compression="zstd")
-    return stream.getvalue()
 
 
 def _json(body: Any) -> bytes:

@@ -27,10 +27,9 @@ def judge_run(store: Store, plan: Plan, at: datetime) -> None:
 
     rows = landed.read(store, plan.run_id)
     verdicts = tuple(floors(plan, rows))
-    if not verdicts:
-        return
-    batch = keys.batch_id(plan.run_id, [rows.batch_id, [verdict.model_dump(mode="json") for verdict in verdicts]])
-    land.land_table(store, "verdicts", _table(plan.run_id, verdicts, batch, at), batch, plan.run_id)
+    made_from = [rows.batch_id, [verdict.model_dump(mode="json") for verdict in verdicts]]
+    batch = keys.batch_id(plan.run_id, made_from, keys.generation_of(rows.batch_id))
+    land.land_table(store, "verdicts", table(plan.run_id, verdicts, batch, at), batch, plan.run_id)
 
 
 def floors(plan: Plan, rows: Landed) -> Iterator[Verdict]:
@@ -47,7 +46,7 @@ def floors(plan: Plan, rows: Landed) -> Iterator[Verdict]:
             yield rules.floor(each, floor)
 
 
-def _table(run_id: str, verdicts: Sequence[Verdict], batch: str, at: datetime) -> "pa.Table":
+def table(run_id: str, verdicts: Sequence[Verdict], batch: str, at: datetime) -> "pa.Table":
     import pyarrow as pa
 
     from pipelines.tables.schema import VERDICTS
