@@ -12,10 +12,11 @@ import pyarrow as pa
 from pipelines import keys
 from pipelines.errors import LandingConflict
 from pipelines.storage import Store
+from pipelines.tables import delta
 from pipelines.tables.schema import INSTANT, LABELS, Table
 
 if TYPE_CHECKING:
-    from deltalake import DeltaTable
+    from deltalake import DeltaTable, Transaction
 
 TABLE = Table(
     "latest",
@@ -58,13 +59,11 @@ SELECT {_COLUMNS} FROM results SEMI JOIN newest USING ({_KEY}, batch_id) GROUP B
 """The same, from the view `results`, by scanning it: for a rebuild, and for a look at the past."""
 
 _MERGE = f"""
-WITH fresh AS (SELECT {_COLUMNS} FROM landed GROUP BY {_KEY}, batch_id),
-     both_ AS (SELECT * FROM kept UNION ALL BY NAME SELECT * FROM fresh),
-     counting AS (SELECT * FROM both_ QUALIFY landed_at = max(landed_at) OVER (PARTITION BY run_id))
-SELECT * FROM counting
+WITH fresh AS (SELECT {_COLUMNS} FROM landed GROUP BY {_KEY}, batch_id)
+SELECT * FROM (FROM kept WHERE run_id <> $run UNION ALL BY NAME FROM fresh)
 QUALIFY row_number() OVER (PARTITION BY {_KEY} ORDER BY coalesce(started_at, landed_at) DESC, landed_at DESC) = 1
 """  # noqa: S608
-"""Of one run only its newest landing counts; of one key then only the newest run."""
+"""What an earlier landing of the run left is gone; of each key the newest run's row stays."""
 
 _ATTEMPTS = 20
 _ONE_AT_A_TIME = "latest"  # every commit carries this transaction, so that of two at once one is refused
@@ -73,16 +72,20 @@ _ONE_AT_A_TIME = "latest"  # every commit carries this transaction, so that of t
 def update(store: Store, batch: str, measurements: pa.Table) -> None:
     """Fold a landed batch's `measurements` in. Safe to repeat, to race and to call out of order.
 
+    What a replaced landing of the run was the newest of is absent until the node's next run, or a rebuild.
+
     Raises:
         LandingConflict: it lost every race against other landings; safe to try again.
     """
+    from deltalake import Transaction
 
+    run, generation = keys.run_of(batch), keys.generation_of(batch)
     for attempt in range(_ATTEMPTS):
         table = _open(store)
-        if table.transaction_version(batch) is not None:
+        if (table.transaction_version(run) or 0) >= generation:
             return
-        rows = _sql(_MERGE, kept=table.to_pyarrow_table(), landed=measurements)
-        if _replace(table, rows, batch):
+        rows = _merged(table.to_pyarrow_table(), measurements, run)
+        if _replace(table, rows, Transaction(run, generation)):
             return
         time.sleep(random.random() * min(1.0, 0.02 * 2**attempt))  # noqa: S311
     raise LandingConflict(TABLE.name, batch, _ATTEMPTS)
@@ -100,7 +103,7 @@ def rebuild(store: Store) -> int:
         table = _open(store)  # before the rows are read: a landing folded in meanwhile makes the commit fail
         with query.open_reader(store) as reader:
             rows = reader.arrow(SELECT)
-        if _replace(table, rows, None):
+        if _replace(table, rows):
             return int(rows.num_rows)
     raise LandingConflict(TABLE.name, "rebuild", _ATTEMPTS)
 
@@ -109,36 +112,35 @@ def _open(store: Store) -> "DeltaTable":
     """The table, created when it is not there."""
     from deltalake import DeltaTable
 
-    uri = store.url(keys.table_key(TABLE.name))
+    uri = delta.uri(store, TABLE.name)
     return DeltaTable.create(uri, TABLE.schema, mode="ignore", storage_options=store.delta_options)
 
 
-def _replace(table: "DeltaTable", rows: pa.Table, batch: str | None) -> bool:
+def _replace(table: "DeltaTable", rows: pa.Table, *folded: "Transaction") -> bool:
     """Commit `rows` as the whole table; False when another commit came between."""
-    from deltalake import CommitProperties, Transaction, WriterProperties, write_deltalake
+    from deltalake import CommitProperties, Transaction, write_deltalake
     from deltalake.exceptions import CommitFailedError
 
     turn = Transaction(_ONE_AT_A_TIME, (table.transaction_version(_ONE_AT_A_TIME) or 0) + 1)
-    transactions = [turn, *([Transaction(batch, 1)] if batch else [])]
     ordered = rows.select(TABLE.schema.names).cast(TABLE.schema).sort_by([(name, "ascending") for name in TABLE.sort])
     try:
         write_deltalake(
             table,
             ordered,
             mode="overwrite",
-            writer_properties=WriterProperties(compression="ZSTD", max_row_group_size=122_880),
-            commit_properties=CommitProperties(app_transactions=transactions),
+            writer_properties=delta.writer(),
+            commit_properties=CommitProperties(app_transactions=[turn, *folded]),
         )
     except CommitFailedError:
         return False
     return True
 
 
-def _sql(sql: str, **tables: pa.Table) -> pa.Table:
+def _merged(kept: pa.Table, landed: pa.Table, run: str) -> pa.Table:
     import duckdb
 
     with duckdb.connect(":memory:", config={"python_enable_replacements": False}) as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        for name, table in tables.items():
-            connection.register(name, table)
-        return connection.sql(sql).to_arrow_table()
+        connection.register("kept", kept)
+        connection.register("landed", landed)
+        return connection.sql(_MERGE, params={"run": run}).to_arrow_table()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pipelines.errors import BadQuery, HistoryGone
 from pipelines.storage import Store
-from pipelines.tables import engine, latest, snapshot
+from pipelines.tables import delta, engine, latest, snapshot
 from pipelines.tables.render import Column, Result
 from pipelines.tables.schema import PARTITION, TABLES
 
@@ -19,22 +19,17 @@ SCHEMAS = {name: table.schema for name, table in TABLES.items()} | {latest.TABLE
 
 _COMPLETED = """
 CREATE OR REPLACE TABLE completed AS
-WITH landings AS (
-    SELECT run_id, batch_id, max(landed_at) AS landed_at, min(night) AS night, any_value(suite) AS suite,
-           any_value("trigger") AS "trigger"
-    FROM runs GROUP BY run_id, batch_id
-)
-FROM landings QUALIFY row_number() OVER (PARTITION BY run_id ORDER BY landed_at DESC, batch_id DESC) = 1
+SELECT run_id, arg_max(batch_id, landed_at) AS batch_id, max(landed_at) AS landed_at, min(night) AS night,
+       any_value(suite) AS suite, any_value("trigger") AS "trigger"
+FROM runs GROUP BY run_id
 """
-_RESULTS = (
-    "CREATE OR REPLACE VIEW results AS SELECT * FROM measurements WHERE batch_id IN (SELECT batch_id FROM completed)"
-)
+_RESULTS = "CREATE OR REPLACE VIEW results AS SELECT * FROM measurements WHERE run_id IN (SELECT run_id FROM completed)"
 
 
 class Reader:
     """Tables and views to query: every table by its name, and
 
-    - `completed`: one row per complete run with the batch that counts; a run without rows in `runs` is not there.
+    - `completed`: one row per complete run and its batch; a run without rows in `runs` is not there.
     - `results`: the measurements of complete runs. Raw `measurements` may hold a landing that is under way.
     - `latest`: of every metric of every node the newest complete run's median.
     - `last_night()`: the newest night of a complete run, a constant to the planner, so that it prunes files.
@@ -153,8 +148,7 @@ class Reader:
 
         schema = SCHEMAS[name]
         if table:
-            known = pa.schema(table.schema())
-            schema = pa.schema([*schema, *(field for field in known if field.name not in schema.names)])
+            schema = pa.schema([*schema, *(field for field in delta.columns(table) if field.name not in schema.names)])
         self._connection.register("declared", schema.empty_table())
         self._connection.execute("CREATE SCHEMA IF NOT EXISTS empty")
         self._connection.execute(f"CREATE OR REPLACE TABLE empty.{name} AS FROM declared")
@@ -194,8 +188,11 @@ def _fetched(sql: str, relation: "duckdb.DuckDBPyRelation") -> "pa.Table":
 
 
 def _values(column: "pa.ChunkedArray") -> list[Any]:
-    """The column's Python values; maps as dicts, which pyarrow does ten times slower, whether there is a map or not."""
-    return list(column.to_pylist(maps_as_pydicts="strict") if "map<" in str(column.type) else column.to_pylist())
+    """The column's Python values; maps as dicts, which costs ten times the rest, so only where there are maps."""
+    kind = str(column.type)
+    if kind == "decimal128(38, 0)":  # sums of integers; they are integers
+        return [value if value is None else int(value) for value in column.to_pylist()]
+    return list(column.to_pylist(maps_as_pydicts="strict") if "map<" in kind else column.to_pylist())
 
 
 def _nothing(name: str) -> str:

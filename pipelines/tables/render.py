@@ -46,7 +46,7 @@ _PREFIXED = {  # unit -> the prefixes that are said of it, and how the two are w
     "Hz": (_LARGE, "{number} {prefix}Hz"),
     "s": (_SMALL, "{number} {prefix}s"),
 }
-_IN_UNIT = frozenset({"value", "median", "low", "high", "observed", "expected", "p50", "p95", "p99"})
+_IN_UNIT = frozenset({"value", "median", "low", "high", "observed", "expected", "typical", "p50", "p95", "p99", "p999"})
 
 
 def format_value(value: float, unit: str) -> str:

@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from pipelines import keys
 from pipelines.errors import HistoryGone, StoreRefused, Unknown
 from pipelines.storage import Store
+from pipelines.tables import delta
+from pipelines.tables.schema import PARTITION
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -42,7 +43,7 @@ def open_newest(store: Store, name: str) -> "DeltaTable | None":
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError, TableNotFoundError
 
-    uri = store.url(keys.table_key(name))
+    uri = delta.uri(store, name)
     try:
         return DeltaTable(uri, storage_options=store.delta_options)
     except TableNotFoundError:
@@ -51,9 +52,9 @@ def open_newest(store: Store, name: str) -> "DeltaTable | None":
         raise StoreRefused(uri, str(e)) from e
 
 
-def files(store: Store, table: "DeltaTable") -> list[str]:
+def files(store: Store, table: "DeltaTable", month: str | None = None) -> list[str]:
     """The Parquet files of this version and no others: a glob would count the rows of superseded files again."""
-    uris = table.file_uris()
+    uris = table.file_uris([(PARTITION, "=", month)] if month else None)
     return [unquote(uri) for uri in uris] if store.is_local else uris
 
 
