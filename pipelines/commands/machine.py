@@ -40,7 +40,7 @@ def env(as_json: bool) -> None:
     if as_json:
         return console.emit(snapshot.model_dump(mode="json"))
     click.echo(snapshot.environment_id)
-    return console.table(("fact", "value"), [(name, str(value)) for name, value in snapshot.facts.items()])
+    return console.table(("fact", "value"), [(name, _fact(value)) for name, value in snapshot.facts.items()])
 
 
 @click.command()
@@ -60,14 +60,27 @@ def down() -> None:
 
 
 @click.command()
-def demo() -> None:
+@options.as_json
+def demo(as_json: bool) -> None:
     """Run the quick suite on this machine through Airflow and print what it measured.
 
     Uses the Airflow that `up` started, or starts one for the time of the run.
     """
-    from pipelines import embedded
+    from pipelines import embedded, storage
+    from pipelines.commands.tables import show_overview
 
-    embedded.demo(_settings(), console.say)
+    current = _settings()
+    finished = embedded.demo(current, console.say)
+    show_overview(storage.open_store(current), finished.run_id, as_json)
+    for line in finished.where:
+        console.say(line)
+
+
+def _fact(value: object) -> str:
+    """A fact on one line; of several things, each with its properties."""
+    if not isinstance(value, tuple):
+        return str(value)
+    return "; ".join(" ".join(f"{name}={each}" for name, each in thing.items()) for thing in value)
 
 
 def _settings() -> "Settings":

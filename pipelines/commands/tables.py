@@ -84,19 +84,25 @@ def export(source: str, path: Path, form: str | None, as_of: int | datetime | No
     console.say(f"{rows} rows in {path}")
 
 
-def show_results(store: "Store", as_json: bool, **which: str | None) -> None:
-    """What `results` prints, for verbs that end with it."""
+def show_overview(store: "Store", run: str, as_json: bool) -> None:
+    """The results of one run, for verbs that end with them."""
+    from pipelines.tables import results as summaries
+
     with _reader(store, None) as reader:
-        _print_results(reader, "json" if as_json else None, **which)
+        found = summaries.results(reader, run=run)
+    _print(summaries.as_result(found), "json") if as_json else _print(summaries.overview(found), None)
 
 
 def _print_results(reader: "Reader", form: str | None, **which: str | None) -> None:
     from pipelines.tables import results as summaries
 
     found = summaries.results(reader, **which)
-    _print(summaries.as_result(found), form)
-    if not found:
-        console.say("no results: no run is complete yet" if "runs" not in reader.versions else "nothing matches")
+    result = summaries.as_result(found)
+    _print(result if form else result.without("run_id", "labels"), form)
+    if found:
+        console.say(f"run {found[0].run_id}: median of the repeats, lowest, highest")
+    else:
+        console.say("nothing matches" if "runs" in reader.versions else "no results: no run is complete yet")
 
 
 def _print(result: "Result", form: str | None) -> None:

@@ -10,15 +10,24 @@ from pipelines import benchmark, keys, storage, suites
 from pipelines.embedded import follow
 from pipelines.embedded.api import Airflow, Run, Task
 from pipelines.embedded.home import Home
-from pipelines.embedded.instance import DAG, Say, client, running, where
+from pipelines.embedded.instance import DAG, Say, client, running, ui
+from pipelines.embedded.keeper import Instance
 from pipelines.errors import AirflowFailed, FleetmarkError, ToolNotFound
+from pipelines.records import Record
 from pipelines.settings import Settings
 
 _SUITE = "quick"
 
 
-def demo(settings: Settings, say: Say) -> str:
-    """Run the quick suite on this machine and wait for it. Returns the id of the run, landed and reported.
+class Finished(Record):
+    """A run that has landed and is reported, and where a person finds things, a line each."""
+
+    run_id: str
+    where: tuple[str, ...]
+
+
+def demo(settings: Settings, say: Say) -> Finished:
+    """Run the quick suite on this machine and wait for it.
 
     Raises:
         ToolNotFound: a benchmark's tool is missing; nothing was started.
@@ -27,7 +36,7 @@ def demo(settings: Settings, say: Say) -> str:
     """
     _require_tools(settings, say)
     home = Home(settings)
-    with _stop_on_sigterm(), running(settings, say) as instance:
+    with _stop_on_sigterm(), running(settings, say) as (instance, stays):
         airflow = client(home, instance)
         run = airflow.trigger(DAG, {"suite": _SUITE, "nodes": [settings.node], "note": "demo"})
         run_id = keys.run_id(run.run_after.astimezone(UTC), run.run_id)
@@ -36,9 +45,17 @@ def demo(settings: Settings, say: Say) -> str:
             run, tasks = follow.follow(airflow, storage.open_store(settings), run, run_id, say)
         if run.state != "success":
             raise _failure(home, run, tasks, say)
-        for line in where(home, instance):
-            say(line)
-    return run_id
+    return Finished(run_id=run_id, where=_where(home, instance, stays, run_id))
+
+
+def _where(home: Home, instance: Instance, stays: bool, run_id: str) -> tuple[str, ...]:
+    start = "" if stays else "`fleetmark up` (or `make up`), then "
+    store_url = home.settings.store_url
+    return (
+        f"UI      {start}{ui(home, instance)}",
+        f"tables  {store_url}/tables",
+        f"report  {store_url}/{keys.report_key(run_id, 'index.html')}",
+    )
 
 
 def _require_tools(settings: Settings, say: Say) -> None:

@@ -34,8 +34,9 @@ def up(settings: Settings, say: Say) -> None:
     else:
         _require_same(home, instance)
         say("Airflow is already up")
-    for line in where(home, instance):
-        say(line)
+    say(f"UI      {ui(home, instance)}")
+    say(f"tables  {settings.store_url}/tables")
+    say(f"logs    {home.logs}")
 
 
 def down(settings: Settings, say: Say) -> None:
@@ -49,8 +50,10 @@ def down(settings: Settings, say: Say) -> None:
 
 
 @contextmanager
-def running(settings: Settings, say: Say) -> Iterator[Instance]:
+def running(settings: Settings, say: Say) -> Iterator[tuple[Instance, bool]]:
     """The Airflow that is up; or one for the time of the block only, which ends with this process in any case.
+
+    Gives the instance and whether it stays up after the block.
 
     Raises:
         AirflowFailed: see `up`.
@@ -60,12 +63,12 @@ def running(settings: Settings, say: Say) -> Iterator[Instance]:
     if instance is not None:
         _require_same(home, instance)
         say(f"using the Airflow that is up: {url(instance.port)}")
-        yield instance
+        yield instance, True
         return
     # nothing but the one run: no schedule
     instance = _started(Home(settings.model_copy(update={"nightly": "", "weekly": ""})), say, signal.SIGTERM)
     try:
-        yield instance
+        yield instance, False
     finally:
         say("stopping Airflow")
         servers.stop((instance.keeper,), _STOP_S)
@@ -84,13 +87,9 @@ def client(home: Home, instance: Instance) -> Airflow:
     return Airflow(url(instance.port), USER, home.secrets().password, str(home.logs))
 
 
-def where(home: Home, instance: Instance) -> tuple[str, ...]:
-    """Where a person finds things, a line each."""
-    return (
-        f"UI      {url(instance.port)}  user {USER}, password in {home.passwords}",
-        f"tables  {home.settings.store_url}/tables",
-        f"logs    {home.logs}",
-    )
+def ui(home: Home, instance: Instance) -> str:
+    """Where the UI is, and how to get in."""
+    return f"{url(instance.port)}  user {USER}, password in {home.passwords}"
 
 
 def _started(home: Home, say: Say, parents_end: signal.Signals | None) -> Instance:
