@@ -9,9 +9,6 @@ import click
 
 from pipelines.errors import FleetmarkError
 
-BAD_INPUT = 2
-FAILED = 1
-
 
 def say(line: str) -> None:
     """A line of progress. It goes to stderr, so that stdout holds the result and nothing else."""
@@ -37,15 +34,19 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
-class Sentence(click.ClickException):
-    """What a verb ends with instead of a traceback."""
+class BadInput(click.ClickException):
+    """What a verb ends with instead of a traceback: one sentence; trying again does not help."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+    exit_code = 2
 
     def show(self, file: IO[Any] | None = None) -> None:  # noqa: ARG002
         say(f"fleetmark: {self.message}")
+
+
+class Failed(BadInput):
+    """The same, where trying again may help."""
+
+    exit_code = 1
 
 
 class Verbs(click.Group):
@@ -55,4 +56,4 @@ class Verbs(click.Group):
         try:
             return super().invoke(ctx)
         except FleetmarkError as e:
-            raise Sentence(str(e), FAILED if e.retryable else BAD_INPUT) from e
+            raise (Failed if e.retryable else BadInput)(str(e)) from e

@@ -82,8 +82,7 @@ def run_(name: str, params: "dict[str, Scalar]", node: str | None, as_json: bool
     else:
         _show(parsed)
     if parsed.outcome is not Outcome.OK:
-        console.say(f"fleetmark: {parsed.outcome}: {parsed.reason}")
-        raise click.exceptions.Exit(console.FAILED)
+        raise console.Failed(f"{parsed.outcome}: {parsed.reason}")
 
 
 def _job(descriptor: Any, node: str, params: "dict[str, Scalar]") -> "Job":

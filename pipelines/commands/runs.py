@@ -129,7 +129,7 @@ def _only_node(made: "Plan") -> str:
 def _land(store: "Store", run_id: str, as_json: bool) -> None:
     """From raw outputs to the report, then the results on stdout."""
     from pipelines import stages
-    from pipelines.commands.tables import show_results
+    from pipelines.commands.tables import show_overview
 
     stages.load_plan(store, run_id)
     batch = stages.parse(store, run_id, datetime.now(UTC))
@@ -139,7 +139,7 @@ def _land(store: "Store", run_id: str, as_json: bool) -> None:
     stages.land(store, batch)
     stages.judge(store, run_id, datetime.now(UTC))
     report = stages.report(store, run_id)
-    show_results(store, as_json, run=run_id)
+    show_overview(store, run_id, as_json)
     console.say(f"report: {store.url(report)}")
 
 

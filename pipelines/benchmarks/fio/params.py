@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic.config import JsonDict
 
 from pipelines import keys
 from pipelines.records import Record, Scalar
@@ -49,7 +50,7 @@ def _of_profile(name: str) -> Callable[[Mapping[str, Any]], Any]:
 
 
 def _default(name: str, description: str) -> Any:
-    defaults = {profile: values[name] for profile, values in DEFAULTS.items() if name in values}
+    defaults: JsonDict = {profile: values[name] for profile, values in DEFAULTS.items() if name in values}
     return Field(default_factory=_of_profile(name), description=description, json_schema_extra={"defaults": defaults})
 
 
