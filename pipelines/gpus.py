@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 
@@ -18,7 +19,7 @@ _FIELDS = (
     "mig.mode.current",
 )
 _TIMEOUT_S = 30.0  # without persistence mode the driver wakes every GPU first
-_ABSENT = {"N/A", "[N/A]", "[Not Supported]", "[Unknown Error]", ""}
+_ABSENT = re.compile(r"\[.*\]|N/A|")  # [N/A], [Not Supported], [Unknown Error], [GPU requires reset]
 
 Fact = str | int | tuple[Mapping[str, str | int | None], ...] | None
 
@@ -47,7 +48,7 @@ def parse(text: str) -> dict[str, Fact]:
     """
     rows = [tuple(cell.strip() for cell in row) for row in csv.reader(text.splitlines())]
     gpus = [dict(zip(rows[0], row, strict=True)) for row in rows[1:] if len(row) == len(rows[0])]
-    known = [{name: cell for name, cell in gpu.items() if cell not in _ABSENT} for gpu in gpus]
+    known = [{name: cell for name, cell in gpu.items() if not _ABSENT.fullmatch(cell)} for gpu in gpus]
     counted = Counter(tuple(_gpu(gpu).items()) for gpu in known)
     return {
         "gpu_driver": " ".join(sorted({gpu["driver_version"] for gpu in known if "driver_version" in gpu})) or None,

@@ -70,12 +70,13 @@ def _acquire(descriptor: int, path: Path, node: str, wait_s: float, say: Callabl
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             waited_s = time.monotonic() - start
-            who = str(holder(path) or "another run")
-            if waited_s >= wait_s:
-                raise LeaseTimeout(str(path), who, waited_s) from None
+            now = holder(path)  # for a moment unknown, while the lease changes hands
+            who = str(now) if now else said or "another run"
             if who != said:
                 say(f"waiting for the lease of node {node}, held by {who}")
                 said = who
+            if waited_s >= wait_s:
+                raise LeaseTimeout(str(path), who, waited_s) from None
             time.sleep(min(_ASKED_EVERY_S, wait_s - waited_s))
         else:
             return time.monotonic() - start if said else 0.0

@@ -4,6 +4,7 @@ import os
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,12 +25,22 @@ class Store:
     Every method may raise StoreUnreachable (after retries with back-off, naming the key), StoreRefused or BadKey.
     """
 
-    def __init__(self, url: str, filesystem: Any, root: str, retry_s: float, delta_options: dict[str, str]) -> None:
+    def __init__(
+        self, url: str, connect: Callable[[], Any], root: str, retry_s: float, delta_options: dict[str, str]
+    ) -> None:
         self.base_url = url.rstrip("/")
-        self.filesystem = filesystem
         self.delta_options = delta_options  # what delta-rs needs to reach the same place
+        self._connect = connect
+        self._connected: tuple[int, Any] | None = None
         self._root = root.rstrip("/")
         self._retry_s = retry_s
+
+    @property
+    def filesystem(self) -> Any:
+        """This process's own fsspec filesystem: s3fs refuses to work in a child of the process that opened it."""
+        if self._connected is None or self._connected[0] != os.getpid():
+            self._connected = (os.getpid(), self._connect())
+        return self._connected[1]
 
     @property
     def is_local(self) -> bool:
@@ -51,7 +62,7 @@ class Store:
         return self._retrying(key, lambda: bytes(self.filesystem.cat_file(self.path(key))))
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write a new object in one atomic step; never overwrite. Whether this call wrote it (False: it was there)."""
+        """Write a new object in one atomic step; never overwrite. False: it was there, or is since a lost answer."""
         create = self._create_local if self.is_local else self._create_s3
         return self._retrying(key, lambda: create(self.path(key), data))
 
@@ -63,7 +74,11 @@ class Store:
             self._retrying(key, lambda: self.filesystem.pipe_file(self.path(key), data))
 
     def exists(self, key: str) -> bool:
-        return self._retrying(key, lambda: bool(self.filesystem.exists(self.path(key))))
+        try:  # not fsspec's exists(), which says no when the bucket is not there
+            self._retrying(key, lambda: self.filesystem.info(self.path(key)))
+        except KeyNotFound:
+            return False
+        return True
 
     def keys_under(self, prefix: str) -> list[str]:
         """Every key below the folder `prefix`, sorted; empty when there is none."""
@@ -133,12 +148,12 @@ class Store:
                 attempts = int(retrying.statistics["attempt_number"])
                 raise StoreUnreachable(self.url(key), attempts, f"{type(e).__name__}: {e}") from e
             if isinstance(e, OSError) or _is_botocore(e):
-                raise StoreRefused(self.url(key), f"{type(e).__name__}: {e}") from e
+                raise StoreRefused(self.url(key), f"{_aws_code(e) or type(e).__name__}: {e}") from e
             raise
 
 
 def open_store(settings: Settings) -> Store:
-    """The deployment's object store.
+    """The deployment's object store, connected to when it is first used.
 
     Raises:
         StoreRefused: a URL of a kind that is not supported.
@@ -146,10 +161,15 @@ def open_store(settings: Settings) -> Store:
     url = settings.store_url
     if url.startswith("file://"):
         root = Path(url.removeprefix("file://")).absolute()
-        return Store(root.as_uri(), fsspec.filesystem("file", auto_mkdir=True), str(root), settings.store_retry_s, {})
+        return Store(root.as_uri(), _local_filesystem, str(root), settings.store_retry_s, {})
     if not url.startswith("s3://"):
         raise StoreRefused(url, "FLEETMARK_STORE must be a file:// or an s3:// URL")
-    return Store(url, _s3_filesystem(settings), url.removeprefix("s3://"), settings.store_retry_s, _s3_delta(settings))
+    connect = partial(_s3_filesystem, settings)
+    return Store(url, connect, url.removeprefix("s3://"), settings.store_retry_s, _s3_delta(settings))
+
+
+def _local_filesystem() -> Any:
+    return fsspec.filesystem("file", auto_mkdir=True)
 
 
 def _s3_filesystem(settings: Settings) -> Any:
@@ -157,6 +177,7 @@ def _s3_filesystem(settings: Settings) -> Any:
     filesystem = fsspec.filesystem(
         "s3",
         endpoint_url=settings.s3_endpoint,
+        client_kwargs={"region_name": os.environ.get("AWS_REGION")},  # boto reads AWS_DEFAULT_REGION alone
         use_listings_cache=False,
         skip_instance_cache=True,
         config_kwargs={
@@ -173,10 +194,11 @@ def _s3_filesystem(settings: Settings) -> Any:
 
 def _s3_delta(settings: Settings) -> dict[str, str]:
     """The same S3 server for delta-rs, which reads credentials and region from the environment by itself."""
-    if settings.s3_endpoint is None:
-        return {}
-    allow_http = str(settings.s3_endpoint.startswith("http://")).lower()
-    return {"AWS_ENDPOINT_URL": settings.s3_endpoint, "AWS_ALLOW_HTTP": allow_http}
+    options = {"max_retries": "1000", "retry_timeout": f"{settings.store_retry_s:g}s", "connect_timeout": "5s"}
+    if settings.s3_endpoint is not None:
+        allow_http = str(settings.s3_endpoint.startswith("http://")).lower()
+        options |= {"AWS_ENDPOINT_URL": settings.s3_endpoint, "AWS_ALLOW_HTTP": allow_http}
+    return options
 
 
 def _publish_file(path: Path, data: bytes, publish: Callable[[Path, Path], object]) -> None:
@@ -224,6 +246,6 @@ def _is_transient(e: BaseException) -> bool:
     if not _is_botocore(e):
         return False
     from aiohttp import ClientError  # loaded with s3fs, and only then
-    from botocore.exceptions import HTTPClientError
+    from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError, HTTPClientError
 
-    return isinstance(e, HTTPClientError | ClientError)
+    return isinstance(e, HTTPClientError | EndpointConnectionError | ConnectTimeoutError | ClientError)
