@@ -148,7 +148,7 @@ class Store:
                 attempts = int(retrying.statistics["attempt_number"])
                 raise StoreUnreachable(self.url(key), attempts, f"{type(e).__name__}: {e}") from e
             if isinstance(e, OSError) or _is_botocore(e):
-                raise StoreRefused(self.url(key), f"{_aws_code(e) or type(e).__name__}: {e}") from e
+                raise StoreRefused(self.url(key), _problem(e)) from e
             raise
 
 
@@ -234,6 +234,11 @@ def _aws_code(e: BaseException) -> str | None:
     """The S3 error code behind an exception of s3fs, which wraps botocore's."""
     response = getattr(e.__cause__ or e, "response", None)
     return str(response["Error"].get("Code")) if isinstance(response, dict) else None
+
+
+def _problem(e: BaseException) -> str:
+    code = _aws_code(e) or type(e).__name__
+    return code if str(e) in {"", "None"} else f"{code}: {e}"  # Ceph RGW sends codes without a message
 
 
 def _is_botocore(e: BaseException) -> bool:

@@ -1,11 +1,12 @@
 """The Delta tables of the store: opened or created, evolved, and how their files are written."""
 
+import re
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from pipelines import keys
-from pipelines.errors import StoreRefused
+from pipelines.errors import StoreRefused, StoreUnreachable
 from pipelines.storage import Store
 from pipelines.tables.schema import PARTITION, TABLES
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 ROW_GROUP = 122_880
 """Rows: DuckDB's own size, and the best of four tried for point queries and scans together."""
 
+_COLOUR = re.compile("\x1b\\[[0-9;]*m|↳")
+_GAVE_UP = re.compile(r"after (\d+) retries")  # object_store's words for a server that does not answer
 _ALMOST_UNIQUE = ("value", "job_id", "raw_key", "raw_sha256")
 """Few values repeat in them: with a dictionary, files are 5 % larger and reading a node's month takes twice the CPU."""
 
@@ -37,6 +40,8 @@ def open_table(store: Store, name: str) -> "DeltaTable":
 
     Raises:
         StoreRefused: the store does not let us make it, or what lies there is not a table.
+        StoreUnreachable: after retries for as long as the settings say.
+        UnsafeStore: there is no table yet, and on this store several writers could win the same commit.
     """
     from deltalake import CommitProperties, DeltaTable
     from deltalake.exceptions import DeltaError, TableNotFoundError
@@ -47,7 +52,7 @@ def open_table(store: Store, name: str) -> "DeltaTable":
     except TableNotFoundError:
         store.require_atomic_create()  # the first commit of all, so that none is ever made where two writers can win
     except (DeltaError, OSError) as e:
-        raise StoreRefused(where, str(e)) from e
+        raise failure(store, name, e) from e
     try:
         return DeltaTable.create(
             where,
@@ -60,7 +65,15 @@ def open_table(store: Store, name: str) -> "DeltaTable":
         try:
             return DeltaTable(where, storage_options=options)
         except (DeltaError, OSError) as e:
-            raise StoreRefused(where, str(e)) from e
+            raise failure(store, name, e) from e
+
+
+def failure(store: Store, name: str, e: Exception) -> StoreRefused | StoreUnreachable:
+    """What delta-rs reports in several coloured lines, as one sentence; whether a retry may help stands in its text."""
+    said = " ".join(_COLOUR.sub("", str(e)).split())
+    if gave_up := _GAVE_UP.search(said):
+        return StoreUnreachable(uri(store, name), int(gave_up[1]) + 1, said)
+    return StoreRefused(uri(store, name), said)
 
 
 def columns(table: "DeltaTable") -> pa.Schema:

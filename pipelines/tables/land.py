@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from pipelines import keys
-from pipelines.errors import CorruptObject, LandingConflict, StoreRefused
+from pipelines.errors import CorruptObject, LandingConflict
 from pipelines.storage import Store
 from pipelines.tables import delta, files, latest
 from pipelines.tables.schema import PARTITION, TABLES, Table
@@ -50,7 +50,7 @@ def land_table(store: Store, name: str, rows: pa.Table, batch_id: str, run_id: s
     Raises:
         LandingConflict: it lost every race against other landings; safe to try again.
         CorruptObject: the rows lack a column that must not be null, or have one of another type.
-        StoreRefused: the store does not let us write.
+        StoreRefused, StoreUnreachable: see `delta.open_table`.
     """
     from deltalake.exceptions import CommitFailedError, DeltaError
 
@@ -66,7 +66,7 @@ def land_table(store: Store, name: str, rows: pa.Table, batch_id: str, run_id: s
         except CommitFailedError:
             time.sleep(random.random() * min(_LONGEST_PAUSE_S, 0.05 * 2**attempt))  # noqa: S311
         except (DeltaError, OSError) as e:
-            raise StoreRefused(delta.uri(store, name), str(e)) from e
+            raise delta.failure(store, name, e) from e
     raise LandingConflict(name, batch_id, _ATTEMPTS)
 
 

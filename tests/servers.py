@@ -1,0 +1,188 @@
+"""Real S3 servers for tests: each in a directory of its own, on free loopback ports, ended by its own process id."""
+
+import os
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+from botocore.config import Config
+
+from pipelines import process, servers
+from pipelines.servers import Server
+
+ACCESS_KEY, SECRET_KEY = "testing-key", "testing-secret-0123456789"
+_UP_WITHIN_S = 60.0
+_STOPS_WITHIN_S = 1.0
+
+
+@dataclass(frozen=True)
+class S3:
+    """A running S3 server."""
+
+    endpoint: str
+    access_key: str = ACCESS_KEY
+    secret_key: str = SECRET_KEY
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The credentials as the AWS SDKs read them."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def new_bucket(self) -> str:
+        name = f"test-{uuid.uuid4().hex[:12]}"
+        boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name="us-east-1",
+            config=Config(s3={"addressing_style": "path"}),
+        ).create_bucket(Bucket=name)
+        return name
+
+
+def free_port() -> int:
+    """A port that the kernel had free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def moto(folder: Path) -> Iterator[S3]:
+    """moto's server: in memory, honours If-None-Match, takes any credentials."""
+    port = free_port()
+    command = (sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port))
+    with _running(folder, {"moto": command}, lambda: _listens(port)):
+        yield S3(f"http://127.0.0.1:{port}")
+
+
+@contextmanager
+def rclone(folder: Path) -> Iterator[S3]:
+    """`rclone serve s3`: a real server that ignores If-None-Match, so that every writer of a key wins."""
+    port = free_port()
+    (folder / "buckets").mkdir()
+    command = (
+        str(Path(sys.executable).with_name("rclone")), "serve", "s3", "--config", "", "--addr", f"127.0.0.1:{port}",
+        "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}", "--vfs-cache-mode", "off", str(folder / "buckets"),
+    )  # fmt: skip
+    with _running(folder, {"rclone": command}, lambda: _listens(port)):
+        yield S3(f"http://127.0.0.1:{port}")
+
+
+_CEPH_CONF = """\
+[global]
+fsid = {fsid}
+mon host = v2:127.0.0.1:{mon_port}
+public addr = 127.0.0.1
+ms bind ipv6 = false
+run dir = {folder}
+admin socket = {folder}/$name.asok
+crash dir = {folder}
+log file =
+keyring = {folder}/keyring
+setuser match path = /nonexistent
+auth allow insecure global id reclaim = false
+mon data = {folder}/mon
+mon data avail warn = 2
+mon data avail crit = 1
+mon allow pool size one = true
+mon max pg per osd = 1000
+paxos propose interval = 0.05
+paxos min wait = 0.01
+osd data = {folder}/osd
+osd objectstore = memstore
+memstore device bytes = 2147483648
+osd class load list = *
+osd class default list = *
+osd crush chooseleaf type = 0
+osd pool default size = 1
+osd pool default min size = 1
+osd pool default pg num = 4
+osd pool default pg autoscale mode = off
+[client.rgw.a]
+rgw data = {folder}/rgw
+rgw frontends = beast endpoint=127.0.0.1:{port}
+rgw enable apis = s3, admin
+rgw enable ops log = false
+rgw enable usage log = false
+rgw thread pool size = 64
+rgw rados pool pg num min = 4
+"""
+"""One node with what it needs to come up in seconds: one monitor, one store in memory, one gateway."""
+
+_CEPH_USERS = {
+    "mon.": ("mon", "allow *"),
+    "client.admin": ("mon", "allow *", "osd", "allow *", "mgr", "allow *"),
+    "client.rgw.a": ("mon", "allow rw", "osd", "allow rwx", "mgr", "allow rw"),
+    "osd.0": ("mon", "allow profile osd", "osd", "allow *"),
+}
+
+
+@contextmanager
+def ceph(folder: Path) -> Iterator[S3]:
+    """A Ceph cluster of one node and its S3 gateway: checks signatures, and is what many fleets run."""
+    port, mon_port = free_port(), free_port()
+    fsid, osd = uuid.uuid4(), uuid.uuid4()
+    conf, keyring = folder / "ceph.conf", str(folder / "keyring")
+    conf.write_text(_CEPH_CONF.format(folder=folder, fsid=fsid, port=port, mon_port=mon_port))
+    for name in ("mon", "osd", "rgw"):
+        (folder / name).mkdir()
+    Path(keyring).touch()
+    for user, caps in _CEPH_USERS.items():
+        pairs = [word for cap in zip(caps[::2], caps[1::2], strict=True) for word in ("--cap", *cap)]
+        _do("ceph-authtool", keyring, "--gen-key", "-n", user, *pairs)
+    here, ceph_conf = f"[v2:127.0.0.1:{mon_port}]", ("-c", str(conf))
+    monmap = str(folder / "monmap")
+    _do("monmaptool", "--create", "--fsid", str(fsid), "--addv", "a", here, monmap)
+    _do("ceph-mon", "-i", "a", "--mkfs", "--keyring", keyring, "--monmap", monmap, *ceph_conf)
+    with _running(folder, {"mon": ("ceph-mon", "-f", "-i", "a", *ceph_conf)}, lambda: _listens(mon_port)):
+        _do("ceph", *ceph_conf, "osd", "new", str(osd))
+        _do("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", str(osd), *ceph_conf)
+        _do("ceph", *ceph_conf, "osd", "crush", "add", "osd.0", "1", "root=default", "host=here")
+        gateway = {
+            "osd": ("ceph-osd", "-f", "-i", "0", *ceph_conf),
+            "rgw": ("radosgw", "-f", "-n", "client.rgw.a", *ceph_conf),
+        }
+        with _running(folder, gateway, lambda: _listens(port)):
+            account = ("--uid", "t", "--display-name", "t", "--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY)
+            _do("radosgw-admin", *ceph_conf, "user", "create", *account)
+            yield S3(f"http://127.0.0.1:{port}")
+
+
+def _do(*argv: str) -> None:
+    done = process.run(argv, timeout_s=_UP_WITHIN_S)
+    assert done.exit_status == 0, f"{argv}: {done.stderr or done.stdout}"
+
+
+@contextmanager
+def _running(folder: Path, commands: Mapping[str, tuple[str, ...]], up: Callable[[], bool]) -> Iterator[None]:
+    """Run the servers side by side until the block ends; enters it once `up` says so."""
+    started: list[Server] = []
+    try:
+        for name, argv in commands.items():
+            started.append(servers.start(name, argv, log=folder / f"{name}.log", environ=os.environ))
+        deadline = time.monotonic() + _UP_WITHIN_S
+        while not up():
+            if ended := servers.first_to_end(started, timeout_s=0.02):
+                raise AssertionError(f"{ended.name} ended: {ended.log.read_text()[-2000:]}")
+            assert time.monotonic() < deadline, f"{', '.join(commands)} not up within {_UP_WITHIN_S:.0f} s"
+        yield
+    finally:
+        servers.stop(started, grace_s=_STOPS_WITHIN_S)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
