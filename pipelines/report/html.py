@@ -38,9 +38,10 @@ def instant(at: datetime) -> str:
 
 def span(start: datetime, end: datetime) -> str:
     """`2026-11-21 02:00 to 02:07 UTC`."""
-    start, end = start.astimezone(UTC), end.astimezone(UTC)
-    last = f"{end:%H:%M}" if start.date() == end.date() else f"{end:%Y-%m-%d %H:%M}"
-    return f"{start:%Y-%m-%d %H:%M} to {last} UTC"
+    first, last = instant(start).split(), instant(end).split()
+    if first == last:
+        return " ".join(first)
+    return " ".join([*first[:2], "to", *(last[1:] if first[0] == last[0] else last)])
 
 
 def count(number: int) -> str:

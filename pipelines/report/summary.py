@@ -9,6 +9,7 @@ from pipelines import keys
 from pipelines.records import Labels, Outcome, Plan, Record, Validation
 from pipelines.report import html
 from pipelines.tables.landed import Landed
+from pipelines.tables.render import format_value
 
 _NAMED = 8  # nodes that a line names before it only counts them
 _NOTES = 20
@@ -190,16 +191,28 @@ def _waited(row: Row) -> bool:
 def _surroundings(landed: Landed, rows: Mapping[str, Row]) -> Iterator[Surroundings]:
     for row in landed.environments.select(["environment_id", "facts"]).to_pylist():
         nodes = [each["node"] for each in rows.values() if each["environment_id"] == row["environment_id"]]
-        facts = tuple(Fact(name=name, lines=_lines(value)) for name, value in json.loads(row["facts"]).items())
+        facts = tuple(_fact(name, value) for name, value in json.loads(row["facts"]).items())
         yield Surroundings(environment_id=row["environment_id"], nodes=_named(nodes), facts=facts)
 
 
+def _fact(name: str, value: Any) -> Fact:
+    said = format_value(value, "B") if name.endswith("_bytes") and isinstance(value, int) else None
+    return Fact(name=name.removesuffix("_bytes"), lines=(said,) if said else _lines(value))
+
+
 def _lines(value: Any) -> tuple[str, ...]:
+    """A list's things one by one; a thing by its name, where it has one, and what is known of it."""
     if isinstance(value, list):
         return tuple(line for each in value for line in _lines(each))
     if isinstance(value, dict):
-        return (", ".join(f"{name} {each}" for name, each in value.items() if each is not None),)
+        said = [_said(name, each) for name, each in value.items() if name != "name" and each is not None]
+        return (": ".join([*([str(value["name"])] if "name" in value else []), ", ".join(said)]),)
     return () if value is None else (str(value),)
+
+
+def _said(name: str, value: Any) -> str:
+    fact = _fact(name, value)
+    return " ".join([fact.name, *fact.lines])
 
 
 def _evidence(rows: Iterable[Row]) -> Iterator[Evidence]:

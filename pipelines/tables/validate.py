@@ -101,9 +101,9 @@ def judge(plan: Plan, runs: "pa.Table", measurements: "pa.Table", docs: Path | N
     Raises:
         NotInstalled, ValidationBroken: see `validate_batch`.
     """
+    context = _context()
     frames = subjects.of_batch(plan, runs, measurements)
     held = expectations.of_batch(subjects.benchmarks_of(plan))
-    context = _context()
     findings: list[Finding] = []
     reasons: dict[int, list[str]] = {}
     results: dict[str, Any] = {}

@@ -69,7 +69,14 @@ def test_text_from_people_and_tools_is_inert(place: str) -> None:
 def test_the_page_names_where_its_numbers_come_from() -> None:
     made = batch(repeats=1)
     page = text(rendered(made))
-    for origin in (made.plan.run_id, f"plans/{made.plan.run_id}.json", "fio 3.33", "env-1", "6.1.0-30-amd64"):
+    for origin in (
+        made.plan.run_id,
+        f"plans/{made.plan.run_id}.json",
+        "fio 3.33",
+        "env-1",
+        "6.1.0-30-amd64",
+        "memory 1.08 TB",
+    ):
         assert origin in page
     assert f"{made.runs[0]['raw_key']} {made.runs[0]['raw_sha256']}" in page
     assert "measurements version 4, runs version 3" in page

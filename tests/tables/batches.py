@@ -19,7 +19,11 @@ BATCH = keys.batch_id(make.RUN_ID, "inputs")
 PARSED = ("runs", "measurements", "histograms", "environments")
 ENVIRONMENT = Environment(
     environment_id="env-1",
-    facts={"kernel": "6.1.0-30-amd64", "numa": ({"node": 0, "cpus": "0-63"}, {"node": 1, "cpus": "64-127"})},
+    facts={
+        "kernel": "6.1.0-30-amd64",
+        "memory_bytes": 1_080_000_000_000,
+        "numa": ({"node": 0, "cpus": "0-63"}, {"node": 1, "cpus": "64-127"}),
+    },
 )
 Row = dict[str, Any]
 
