@@ -51,7 +51,8 @@ def load_plan(store: Store, run_id: str) -> Plan:
     try:
         return Plan.model_validate_json(store.read(keys.plan_key(run_id)))
     except KeyNotFound as e:
-        raise Unknown("run", run_id, ()) from e
+        newest = (key.removeprefix("plans/").removesuffix(".json") for key in store.keys_under("plans")[-10:])
+        raise Unknown("run", run_id, tuple(newest)) from e
 
 
 def measure(
