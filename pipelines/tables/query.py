@@ -160,7 +160,8 @@ class Reader:
         self._connection.execute(_RESULTS)
         if self._as_of is not None or self._tables[latest.TABLE.name] is None:
             # the materialised table follows a landing, so that as of the landing it lacks the run
-            self._connection.execute(f"CREATE OR REPLACE VIEW latest AS {latest.SELECT}")
+            ordered = ", ".join(f'"{column}"' for column in latest.TABLE.schema.names)
+            self._connection.execute(f"CREATE OR REPLACE VIEW latest AS SELECT {ordered} FROM ({latest.SELECT})")  # noqa: S608
         night = self._connection.execute("SELECT max(night) FROM completed").fetchone()
         last = f"DATE '{night[0]}'" if night and night[0] else "CAST(NULL AS DATE)"
         self._connection.execute(f"CREATE OR REPLACE MACRO last_night() AS {last}")

@@ -54,7 +54,7 @@ def open_newest(store: Store, name: str) -> "DeltaTable | None":
 
 def files(store: Store, table: "DeltaTable", month: str | None = None) -> list[str]:
     """The Parquet files of this version and no others: a glob would count the rows of superseded files again."""
-    uris = table.file_uris([(PARTITION, "=", month)] if month else None)
+    uris = table.file_uris(file_pruning_predicate=[(PARTITION, "=", month)] if month else None)
     return [unquote(uri) for uri in uris] if store.is_local else uris
 
 
