@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from perf.generate import Fleet, generate
+from perf.fleet import Fleet
+from perf.generate import generate
 from pipelines.storage import Store
 from pipelines.tables import render
 from pipelines.tables.query import Reader, open_reader

@@ -72,7 +72,12 @@ class Reader:
 
     def batches(self, sql: str) -> "pa.RecordBatchReader":
         """The answer as Arrow, batch by batch, for more rows than one wants to hold. Raises: BadQuery."""
-        return self._relation(sql).to_arrow_reader()
+        import duckdb
+
+        try:
+            return self._relation(sql).to_arrow_reader()
+        except duckdb.Error as e:
+            raise BadQuery(sql, _sentence(e)) from e
 
     def refresh(self) -> bool:
         """Whether any table had moved on since; its view then shows the newest version. Nothing to do under `as_of`."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from perf import documented
+from perf.generate import generate
 from pipelines import storage
 from pipelines.settings import Settings
 from pipelines.tables.query import Reader, open_reader
@@ -16,7 +17,7 @@ QUERIES = documented.queries(TEXT)
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     store = storage.open_store(Settings(home=tmp_path_factory.mktemp("documented")))
-    documented.generate(store, documented.FLEET)
+    generate(store, documented.FLEET)
     with open_reader(store) as opened:
         yield opened
 

@@ -11,12 +11,13 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from perf.generate import Fleet, generate
+from perf.fleet import Fleet
+from perf.generate import generate
 from pipelines import storage
 from pipelines.errors import BadQuery, HistoryGone, Unknown
 from pipelines.settings import Settings
 from pipelines.storage import Store
-from pipelines.tables import delta, query
+from pipelines.tables import delta, maintain, query
 from pipelines.tables.query import Reader, open_reader
 from pipelines.tables.results import as_result, results
 from pipelines.tables.schema import TABLES
@@ -247,3 +248,6 @@ def test_the_same_rows_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
                 opened.query("SELECT * FROM read_csv('/etc/passwd')")
         with open_reader(store, as_of=1) as opened:
             assert opened.query(COUNT).rows == ((3, 9.0),)
+        assert maintain.maintain(store, datetime(2026, 11, 22, tzinfo=UTC)).tables[0].rewritten == ("2026-11",)
+        with open_reader(store) as opened:
+            assert opened.query("SELECT count(*), sum(value) FROM results").rows == ((4, 19.0),)
