@@ -89,6 +89,7 @@ def test_landing_again_after_maintenance_adds_nothing(landed: Store) -> None:
         assert reader.query("SELECT count(*) FROM results").rows == ((18,),)
 
 
+@pytest.mark.integration
 def test_rewrites_that_race_landings_and_each_other_lose_and_double_nothing(store: Store, settings: Settings) -> None:
     nights = [date(2026, 11, 1) + timedelta(days=number) for number in range(16)]
     landings.put(store, landings.rows(nights[0]))
@@ -181,3 +182,16 @@ def test_latest_keeps_one_row_per_label(shown: Store) -> None:
     with open_reader(shown) as reader:
         found = reader.query("SELECT labels['direct_io'], night FROM latest ORDER BY 1").rows
         assert found == (("false", NIGHT + timedelta(days=1)), ("true", NIGHT))
+
+
+@pytest.mark.integration
+def test_latest_raced_from_nothing_holds_the_newest_run(store: Store, settings: Settings) -> None:
+    nights = [NIGHT - timedelta(days=back) for back in range(8)]
+    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
+        for done in [pool.submit(landings.land_nights, str(settings.home), [night]) for night in nights]:
+            done.result()
+    with open_reader(store) as reader:
+        assert reader.query("SELECT night, value FROM latest").rows == ((NIGHT, 2.0),)
+    materialised = _latest(store)
+    latest.rebuild(store)
+    assert _latest(store) == materialised
