@@ -31,16 +31,20 @@ class Store:
         self.base_url = url.rstrip("/")
         self.delta_options = delta_options  # what delta-rs needs to reach the same place
         self._connect = connect
-        self._connected: tuple[int, Any] | None = None
+        self._connected: dict[int, Any] = {}
         self._root = root.rstrip("/")
         self._retry_s = retry_s
 
     @property
     def filesystem(self) -> Any:
-        """This process's own fsspec filesystem: s3fs refuses to work in a child of the process that opened it."""
-        if self._connected is None or self._connected[0] != os.getpid():
-            self._connected = (os.getpid(), self._connect())
-        return self._connected[1]
+        """This process's own fsspec filesystem: s3fs refuses to work in a child of the process that opened it.
+
+        The child keeps its parent's: to close that would take the parent's sockets out of the epoll set they share.
+        """
+        process = os.getpid()
+        if process not in self._connected:
+            self._connected[process] = self._connect()
+        return self._connected[process]
 
     @property
     def is_local(self) -> bool:
@@ -156,11 +160,13 @@ def open_store(settings: Settings) -> Store:
     """The deployment's object store, connected to when it is first used.
 
     Raises:
-        StoreRefused: a URL of a kind that is not supported.
+        StoreRefused: a URL or a directory of a kind that is not supported.
     """
     url = settings.store_url
     if url.startswith("file://"):
         root = Path(url.removeprefix("file://")).absolute()
+        if "%" in str(root):  # delta-rs 1.6 decodes a path twice
+            raise StoreRefused(url, "the directory's name has a percent sign, which the table format misreads")
         return Store(root.as_uri(), _local_filesystem, str(root), settings.store_retry_s, {})
     if not url.startswith("s3://"):
         raise StoreRefused(url, "FLEETMARK_STORE must be a file:// or an s3:// URL")

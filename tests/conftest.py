@@ -29,6 +29,30 @@ def store(settings: Settings) -> storage.Store:
     return storage.open_store(settings)
 
 
+_S3 = [pytest.param(name, marks=pytest.mark.integration) for name in ("moto", "ceph")]
+
+
+@pytest.fixture(params=["directory", *_S3])
+def any_settings(request: pytest.FixtureRequest, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings of each kind of store in turn: a directory, and a new bucket of each S3 server."""
+    if request.param == "directory":
+        return settings
+    return on(request.getfixturevalue(request.param), settings, monkeypatch)
+
+
+@pytest.fixture
+def any_store(any_settings: Settings) -> storage.Store:
+    return storage.open_store(any_settings)
+
+
+def on(server: servers.S3, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings, but for a new bucket of this server; its credentials are put into the environment."""
+    for name, value in server.environ.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"s3://{server.new_bucket()}/results"
+    return settings.model_copy(update={"store": bucket, "s3_endpoint": server.endpoint})
+
+
 @pytest.fixture(scope="session")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3]:
     """An S3 server that is up in a second."""

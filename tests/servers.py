@@ -1,17 +1,16 @@
 """Real S3 servers for tests: each in a directory of its own, on free loopback ports, ended by its own process id."""
 
 import os
+import select
 import socket
 import sys
+import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import boto3
-from botocore.config import Config
 
 from pipelines import process, servers
 from pipelines.servers import Server
@@ -40,6 +39,9 @@ class S3:
         }
 
     def new_bucket(self) -> str:
+        import boto3
+        from botocore.config import Config
+
         name = f"test-{uuid.uuid4().hex[:12]}"
         boto3.client(
             "s3",
@@ -186,3 +188,55 @@ def _running(folder: Path, commands: Mapping[str, tuple[str, ...]], up: Callable
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def interfering(target: S3, first: Sequence[bytes], port: int | None = None, after_s: float = 0.0) -> Iterator[S3]:
+    """The server behind a proxy that answers the first connections with these bytes, then passes on what comes.
+
+    No bytes: the connection is closed. The proxy listens `after_s` from now; before that, connections are refused.
+    """
+    port, stop = port or free_port(), threading.Event()
+    host, _, target_port = target.endpoint.removeprefix("http://").partition(":")
+    proxy = threading.Thread(target=_interfere, args=(port, (host, int(target_port)), list(first), after_s, stop))
+    proxy.start()
+    try:
+        yield S3(f"http://127.0.0.1:{port}", target.access_key, target.secret_key)
+    finally:
+        stop.set()
+        proxy.join()
+
+
+def _interfere(port: int, target: tuple[str, int], first: list[bytes], after_s: float, stop: threading.Event) -> None:
+    if stop.wait(after_s):
+        return
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        listener.settimeout(0.05)
+        passing: list[threading.Thread] = []
+        while not stop.is_set():
+            try:
+                client, _ = listener.accept()
+            except TimeoutError:
+                continue
+            if not first:
+                passing.append(threading.Thread(target=_pass_on, args=(client, target, stop)))
+                passing[-1].start()
+                continue
+            with client:
+                client.settimeout(5)
+                if answer := first.pop(0):
+                    client.recv(65536)
+                    client.sendall(answer)
+        for thread in passing:
+            thread.join()
+
+
+def _pass_on(client: socket.socket, target: tuple[str, int], stop: threading.Event) -> None:
+    with client, socket.create_connection(target) as server:
+        other = {client: server, server: client}
+        while not stop.is_set():
+            for ready in select.select([client, server], [], [], 0.05)[0]:
+                data = ready.recv(65536)
+                if not data:
+                    return
+                other[ready].sendall(data)
