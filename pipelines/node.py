@@ -132,7 +132,7 @@ def _look(
     if refusal is None:
         try:
             guard.reclaim(node, settings.home, say)
-        except ScratchRefused as e:  # each job will be refused; those that write nothing may still run
+        except ScratchRefused as e:  # said once here; every job is refused with it
             say(str(e))
     found = tools.find_all()
     seen = environment.snapshot(settings.home / node.scratch, found.values())
