@@ -11,6 +11,7 @@ _MOST_DOTS = 120
 _COLUMNS = 72
 _PERCENTILES = {"p50": 50.0, "p99": 99.0, "p99.9": 99.9}
 _RISES = {"p50": -10.0, "p99": -22.0, "p99.9": -10.0}
+_NEAR_THE_END = 88.0  # beyond, a label behind its line would leave the picture
 
 
 class Strip(Record):
@@ -25,6 +26,7 @@ class Mark(Record):
     at: float  # 0..100
     text: str
     rise: float = 0.0  # where its line begins, so that labels close together stand above each other
+    before: bool = False  # its label stands before the line, not behind it
 
 
 class Distribution(Record):
@@ -85,8 +87,12 @@ def distribution(bins: Mapping[float, int], axis: tuple[int, int], unit: str) ->
         ticks=tuple(
             Mark(at=round(x(10.0**power), 2), text=_bare(10.0**power, unit)) for power in range(axis[0], axis[1] + 1)
         ),
-        marks=tuple(Mark(at=round(x(value), 2), text=name, rise=_RISES[name]) for name, value in at.items()),
+        marks=tuple(_mark(name, round(x(value), 2)) for name, value in at.items()),
     )
+
+
+def _mark(name: str, at: float) -> Mark:
+    return Mark(at=at, text=name, rise=_RISES[name], before=name == "p50" or at > _NEAR_THE_END)
 
 
 def _bare(value: float, unit: str) -> str:
