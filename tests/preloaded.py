@@ -1,6 +1,8 @@
 """What the processes of `processes.py` have imported before they start."""
 
 import deltalake
+import duckdb
+import pandas
 import pyarrow.parquet
 import s3fs
 
@@ -8,4 +10,4 @@ from pipelines import benchmark, storage
 from pipelines.tables import land, latest, parse, query
 
 benchmark.discover()
-__all__ = ["deltalake", "land", "latest", "parse", "pyarrow", "query", "s3fs", "storage"]
+__all__ = ["deltalake", "duckdb", "land", "latest", "pandas", "parse", "pyarrow", "query", "s3fs", "storage"]

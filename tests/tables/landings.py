@@ -1,71 +1,77 @@
-"""Runs of one case on one node, landed as the pipeline lands them."""
+"""Runs handed in, parsed and accepted as validation would, and what of them stands in the tables."""
 
-from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
-from pipelines import keys, storage
-from pipelines.settings import Settings
+from pipelines import keys, stages
+from pipelines.records import Environment, Plan, RawOutput
 from pipelines.storage import Store
-from pipelines.tables import land, latest
-from pipelines.tables.schema import TABLES
+from pipelines.tables import delta, files, parse
+from pipelines.tables.schema import QUARANTINE, TABLES
+from tests import make
+from tests.benchmarks import fio_samples
 
-NIGHT = date(2026, 11, 20)
+LANDED = ("environments", "histograms", "measurements", "quarantine", "runs")
+ENVIRONMENT = Environment(environment_id="env-1", facts={"kernel": "6.1.0-30-amd64", "cpus": 64})
+RUN_A, RUN_B = "20261121T020000Z-aaaaaa", "20261122T020000Z-bbbbbb"
 
 
-def run_of(night: date = NIGHT) -> str:
-    return keys.run_id(datetime(night.year, night.month, night.day, 2, tzinfo=UTC), "test")
-
-
-def rows(
-    night: date = NIGHT,
-    values: Sequence[float] = (1.0, 2.0, 6.0),
-    node: str = "gpu-01",
-    generation: int = 1,
-    **more: Any,
-) -> dict[str, pa.Table]:
-    """The rows of one run: a repeat per value. `more` replaces columns of the measurements."""
-    run = run_of(night)
-    started = datetime(night.year, night.month, night.day, 2, tzinfo=UTC)
-    shared = {
-        "run_id": run, "month": f"{night:%Y-%m}", "night": night, "node": node, "cohort": "h200", "benchmark": "fio",
-        "case": "rand_read", "attempt": 1, "environment_id": "env-1", "tool": "fio", "tool_version": "3.33",
-        "simulated": False, "batch_id": f"{run}.{generation}-{'0' * 12}",
-        "landed_at": started + timedelta(hours=generation),
-    }  # fmt: skip
-    jobs = [
-        {**shared, "repeat": repeat, "job_id": f"{node}-{repeat}", "started_at": started + timedelta(minutes=repeat)}
-        for repeat in range(1, len(values) + 1)
+def raws(run_id: str = make.RUN_ID, samples: Iterable[str] = ("rand_read", "seq_write", "mixed")) -> list[RawOutput]:
+    """Real outputs of fio, as the jobs of one run on one node."""
+    given = [fio_samples.raw(sample) for sample in samples]
+    return [
+        raw.model_copy(update={"run_id": run_id, "job": raw.job.model_copy(update={"job_id": f"job-{number}"})})
+        for number, raw in enumerate(given, start=1)
     ]
-    measured = [
-        {**job, "metric": "read_iops", "value": value, "unit": "1/s", "labels": [("direct_io", "true")], **more}
-        for job, value in zip(jobs, values, strict=True)
-    ]
-    ended = {
-        "suite": "quick", "trigger": "cli", "note": "", "outcome": "ok", "reason": "", "params": [], "facts": [],
-        "notes": [], "exit_status": 0, "timed_out": False, "duration_s": 1.0, "lease_wait_s": 0.0,
-    }  # fmt: skip
+
+
+def hand_in(store: Store, given: Iterable[RawOutput], run_id: str = make.RUN_ID) -> Plan:
+    """Publish a plan of these jobs, their environment and their raw outputs."""
+    given = list(given)
+    plan = stages.publish_plan(store, make.plan(*(raw.job for raw in given), run_id=run_id))
+    store.create(keys.environment_key("env-1"), ENVIRONMENT.model_dump_json().encode())
+    for raw in given:
+        put(store, raw)
+    return plan
+
+
+def put(store: Store, raw: RawOutput) -> str:
+    key = keys.raw_key(raw.run_id, raw.job.node, raw.job.job_id, raw.attempt)
+    store.create(key, raw.model_dump_json().encode())
+    return key
+
+
+def ready(store: Store, run_id: str = make.RUN_ID) -> str:
+    """The run parsed and all of its rows accepted. Returns the batch."""
+    batch = parse.prepare(store, stages.load_plan(store, run_id), make.AT)
+    for name in ("environments", "histograms", "measurements", "runs"):
+        store.create(keys.landing_key(batch, name), store.read(keys.parsed_key(batch, name)))
+    files.create(store, keys.landing_key(batch, "quarantine"), QUARANTINE.empty_table())
+    return batch
+
+
+def rows_of(store: Store, name: str) -> pa.Table:
+    return delta.open_table(store, name).to_pyarrow_table()
+
+
+def standing(store: Store) -> Mapping[str, Counter[str]]:
+    """How many rows of which batch each table has."""
+    return {name: Counter(rows_of(store, name)["batch_id"].to_pylist()) for name in LANDED}
+
+
+def expected(store: Store, *batches: str) -> Mapping[str, Counter[str]]:
+    """What must stand in the tables when exactly these batches have landed, once each."""
     return {
-        "measurements": pa.Table.from_pylist(measured, schema=TABLES["measurements"].schema),
-        "runs": pa.Table.from_pylist([{**job, **ended} for job in jobs], schema=TABLES["runs"].schema),
+        name: Counter({batch: rows for batch in batches if (rows := _landing(store, batch, name).num_rows)})
+        for name in LANDED
     }
 
 
-def put(store: Store, landing: dict[str, pa.Table]) -> None:
-    """Land the tables in their order, and fold the measurements into `latest`, as a landing does."""
-    run, batch = (landing["measurements"][name][0].as_py() for name in ("run_id", "batch_id"))
-    for name, table in landing.items():
-        land.land_table(store, name, table, batch, run)
-    latest.update(store, batch, landing["measurements"])
+def _landing(store: Store, batch: str, name: str) -> pa.Table:
+    return files.read(store, keys.landing_key(batch, name))
 
 
-def land_nights(home: str, nights: Sequence[date]) -> None:
-    """Land a run for each night, and every third one a second time; to be run in a process of its own."""
-    store = storage.open_store(Settings(home=Path(home)))
-    for number, night in enumerate(nights):
-        put(store, rows(night))
-        if number % 3 == 2:
-            put(store, rows(night, generation=2))
+def versions(store: Store) -> Mapping[str, int]:
+    return {name: delta.open_table(store, name).version() for name in TABLES}
