@@ -63,8 +63,8 @@ class Airflow:
 
     def import_errors(self) -> tuple[str, ...]:
         """The last line of each DAG file's error: its sentence."""
-        body = self._json(self._call("GET", "/api/v2/importErrors"))
-        return tuple(str(error["stack_trace"]).strip().rpartition("\n")[2] for error in body["import_errors"])
+        errors = self.get("/api/v2/importErrors")["import_errors"]
+        return tuple(str(error["stack_trace"]).strip().rpartition("\n")[2] for error in errors)
 
     def trigger(self, dag: str, conf: dict[str, Any]) -> Run:
         """Start a run now.
@@ -80,16 +80,24 @@ class Airflow:
 
     def run(self, run: Run) -> Run:
         """The run as it is now."""
-        return _run(self._json(self._call("GET", f"/api/v2/dags/{run.dag}/dagRuns/{run.run_id}")))
+        return _run(self.get(f"/api/v2/dags/{run.dag}/dagRuns/{run.run_id}"))
 
     def fail(self, run: Run) -> None:
         """Mark a run as failed; Airflow then ends its running tasks."""
-        self._json(self._call("PATCH", f"/api/v2/dags/{run.dag}/dagRuns/{run.run_id}", {"state": "failed"}))
+        self.patch(f"/api/v2/dags/{run.dag}/dagRuns/{run.run_id}", {"state": "failed"})
 
     def tasks(self, run: Run) -> tuple[Task, ...]:
         """The run's tasks, in no order that means anything."""
         path = f"/api/v2/dags/{run.dag}/dagRuns/{run.run_id}/taskInstances?limit=1000"
-        return tuple(_task(each) for each in self._json(self._call("GET", path))["task_instances"])
+        return tuple(_task(each) for each in self.get(path)["task_instances"])
+
+    def get(self, path: str) -> Any:
+        """The JSON document behind any other path."""
+        return self._json(self._call("GET", path))
+
+    def patch(self, path: str, body: Any) -> Any:
+        """Change what is behind a path; the JSON document as it then is."""
+        return self._json(self._call("PATCH", path, body))
 
     def _call(self, method: str, path: str, body: Any = None) -> Any:
         try:

@@ -9,8 +9,9 @@ from pipelines.inventory import Inventory
 from pipelines.settings import Settings
 from pipelines.stages import Request
 
-_WHAT, _WHERE, _HOW = "What to run", "On which nodes", "How"
+_VARIED = "Other than the suite says"
 _NIGHTLY_SUITE = "storage"
+_LISTED = 20
 
 
 def benchmark_params(settings: Settings) -> dict[str, Param]:
@@ -28,16 +29,42 @@ def benchmark_params(settings: Settings) -> dict[str, Param]:
             description="Which benchmarks run, with which parameters: one of infra/suites.",
             type="string",
             enum=list(known_suites),
-            section=_WHAT,
         ),
-        "overrides": Param(
-            {},
-            title="Overrides",
-            description='Benchmark parameters that replace the suite\'s own, as JSON: {"runtime_s": 1}. '
-            "`fleetmark bench show fio` lists them; one that no benchmark of the suite takes fails the plan.",
-            type="object",
-            additionalProperties={"type": ["boolean", "number", "string"]},
-            section=_WHAT,
+        "nodes": Param(
+            [],
+            title="Nodes",
+            description="One per line: a name, a glob (gpu-*), or conditions on labels and features "
+            f"(sku=h200,rack=r1 or feature=rdma). No node and no cohort: all of them. Known: {_listed(fleet.names)}.",
+            type="array",
+            items=_node_term(fleet),
+        ),
+        "cohort": Param(
+            None,
+            title="Cohort",
+            description="Every node with this label, in addition to the nodes named above.",
+            type=["null", "string"],
+            enum=[None, *cohorts(fleet)],
+            values_display={"null": "(none)"},
+        ),
+        "sample": Param(
+            None,
+            title="Sample",
+            description="Keep this many of the selected nodes, drawn at random. Empty: all of them.",
+            type=["null", "integer"],
+            minimum=1,
+        ),
+        "dry_run": Param(
+            False,
+            title="Dry run",
+            description="Only print the plan (nodes, commands, seconds, bytes) in the log of the task plan.",
+            type="boolean",
+        ),
+        "note": Param(
+            None,  # Airflow's form does not let an empty string through
+            title="Note",
+            description="Why this run was made; kept with its rows.",
+            type=["null", "string"],
+            maxLength=500,
         ),
         "repeats": Param(
             None,
@@ -46,47 +73,16 @@ def benchmark_params(settings: Settings) -> dict[str, Param]:
             type=["null", "integer"],
             minimum=1,
             maximum=100,
-            section=_WHAT,
+            section=_VARIED,
         ),
-        "nodes": Param(
-            [],
-            title="Nodes",
-            description="One per line: a name, a glob (gpu-*), or conditions on labels and features "
-            "(sku=h200,rack=r1 or feature=rdma). Empty, and no cohort chosen: every node of the inventory.",
-            type="array",
-            items=_node_term(fleet),
-            section=_WHERE,
-        ),
-        "cohort": Param(
-            None,
-            title="Cohort",
-            description="Every node with this label, in addition to the nodes named above.",
-            type=["null", "string"],
-            enum=[None, *cohorts(fleet)],
-            section=_WHERE,
-        ),
-        "sample": Param(
-            None,
-            title="Sample",
-            description="Keep this many of the selected nodes, drawn at random. Empty: all of them.",
-            type=["null", "integer"],
-            minimum=1,
-            section=_WHERE,
-        ),
-        "dry_run": Param(
-            False,
-            title="Dry run",
-            description="Only print the plan (nodes, commands, seconds, bytes) in the log of the task `plan`.",
-            type="boolean",
-            section=_HOW,
-        ),
-        "note": Param(
-            "",
-            title="Note",
-            description="Why this run was made; kept with its rows.",
-            type="string",
-            maxLength=500,
-            section=_HOW,
+        "overrides": Param(
+            {},
+            title="Overrides",
+            description='Benchmark parameters that replace the suite\'s own, as JSON: {"runtime_s": 1}. '
+            "`fleetmark bench show fio` lists them; one that no benchmark of the suite takes fails the plan.",
+            type="object",
+            additionalProperties={"type": ["boolean", "number", "string"]},
+            section=_VARIED,
         ),
     }
 
@@ -129,8 +125,14 @@ def request(params: dict[str, object], trigger: str) -> Request:
     """The filled-in form as the library's request."""
     nodes, cohort = params["nodes"], params["cohort"]
     terms = (*(nodes if isinstance(nodes, list) else ()), *((cohort,) if cohort else ()))
-    taken = {name: params[name] for name in ("suite", "sample", "overrides", "repeats", "note")}
-    return Request.model_validate({**taken, "nodes": terms, "trigger": trigger})
+    taken = {name: params[name] for name in ("suite", "sample", "overrides", "repeats")}
+    return Request.model_validate({**taken, "nodes": terms, "note": params["note"] or "", "trigger": trigger})
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """The first names of a fleet, which may have a thousand."""
+    left = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {left} more" if left > 0 else "")
 
 
 def _node_term(fleet: Inventory) -> dict[str, object]:

@@ -47,7 +47,7 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(
         **dict.fromkeys(("measure", "parse", "validate", "land", "report"), "skipped"),
         **dict.fromkeys(("plan", "run"), "success"),
     }
-    assert "case=rand_read repeat=2" in caplog.text
+    assert "case=rand_read-4MiB repeat=2" in caplog.text
     assert not (home / "store").exists()
 
 

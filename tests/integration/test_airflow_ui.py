@@ -1,0 +1,63 @@
+"""The ad hoc form as a person meets it: logged in, filled in, sent, in a real browser."""
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.integration.conftest import Deployed
+
+pytestmark = pytest.mark.integration
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.fixture
+def page(deployed: Deployed) -> Iterator[Page]:
+    """The page of fleet_benchmark, logged in."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
+        page = browser.new_page(viewport={"width": 1300, "height": 1500})
+        page.set_default_timeout(60_000)
+        page.goto(deployed.url)
+        page.fill("input[name=username]", "admin")
+        page.fill("input[name=password]", deployed.home.secrets().password)
+        page.click("button[type=submit]")
+        page.wait_for_url(f"{deployed.url}/**")
+        page.goto(f"{deployed.url}/dags/fleet_benchmark")
+        yield page
+        browser.close()
+
+
+def test_the_form_can_be_filled_in_and_sent_as_it_comes_and_starts_what_it_says(deployed: Deployed, page: Page) -> None:
+    page.get_by_role("button", name="Trigger").first.click()
+    form = page.get_by_role("dialog")
+    for label in ("Suite", "Nodes", "Cohort", "Sample", "Dry run", "Note"):
+        expect(form.get_by_text(label, exact=True).first).to_be_visible()
+    expect(form.get_by_text("Known: localhost.")).to_be_visible()
+    form.locator("textarea").first.fill("localhost")
+    form.locator("input[name=element_note]").fill("by hand")
+    form.locator("label:has(input[name=element_dry_run])").click()
+    before = set(runs(deployed))
+    form.get_by_role("button", name="Trigger").click()
+    (started,) = deployed.wait_for(lambda: set(runs(deployed)) - before or None)
+    conf = runs(deployed)[started]
+    assert (conf["suite"], conf["nodes"], conf["note"], conf["dry_run"]) == ("storage", ["localhost"], "by hand", True)
+    deployed.wait_for(lambda: state(deployed, started) == "success" or None)
+
+
+def runs(deployed: Deployed) -> dict[str, dict[str, object]]:
+    """The form's values of every run, by Airflow's run id."""
+    listed = deployed.airflow.get("/api/v2/dags/fleet_benchmark/dagRuns?limit=100")["dag_runs"]
+    return {run["dag_run_id"]: run["conf"] for run in listed}
+
+
+def state(deployed: Deployed, run_id: str) -> str:
+    return str(deployed.airflow.get(f"/api/v2/dags/fleet_benchmark/dagRuns/{run_id}")["state"])
+
+
+def test_the_runbook_is_shown_beside_the_dag(page: Page) -> None:
+    page.get_by_role("button", name="Dag Docs").click()
+    expect(page.get_by_role("dialog").get_by_text("Is it safe to run again?")).to_be_visible()
