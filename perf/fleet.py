@@ -159,7 +159,7 @@ class Block:
         ladder = np.concatenate([(64 + np.arange(64)) * 2**octave for octave in range(8, 16)]) / 1e9
         for case, metric, typical in HISTOGRAMS if kept.any() else ():
             ok = (self.outcome[:, :, [_CASES.index(case)], :] == 0) & kept[None, :, None, None]
-            node, night, _, repeat = np.nonzero(ok)
+            night, node, _, repeat = np.nonzero(ok.swapaxes(0, 1))
             index = (node, night, np.full(len(node), _CASES.index(case)), repeat)
             first = np.searchsorted(ladder, typical / self.speed[node]) - _BINS // 3
             bins = first[:, None] + np.arange(_BINS)

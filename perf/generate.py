@@ -47,7 +47,11 @@ def _append(store: Store, table: str, rows: pa.RecordBatchReader) -> None:
     from deltalake import write_deltalake
 
     write_deltalake(
-        delta.open_table(store, table), rows, mode="append", target_file_size=2**40, writer_properties=delta.writer()
+        delta.open_table(store, table),
+        rows,
+        mode="append",
+        target_file_size=2**40,
+        writer_properties=delta.writer(TABLES[table]),
     )
 
 

@@ -8,13 +8,10 @@ import pyarrow as pa
 from pipelines import keys
 from pipelines.errors import StoreRefused, StoreUnreachable
 from pipelines.storage import Store
-from pipelines.tables.schema import PARTITION, TABLES
+from pipelines.tables.schema import PARTITION, TABLES, Table
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable, WriterProperties
-
-ROW_GROUP = 122_880
-"""Rows: DuckDB's own size, and the best of four tried for point queries and scans together."""
 
 _COLOUR = re.compile("\x1b\\[[0-9;]*m|↳")
 _GAVE_UP = re.compile(r"after (\d+) retries")  # object_store's words for a server that does not answer
@@ -22,13 +19,13 @@ _ALMOST_UNIQUE = ("value", "job_id", "raw_key", "raw_sha256")
 """Few values repeat in them: with a dictionary, files are 5 % larger and reading a node's month takes twice the CPU."""
 
 
-def writer() -> "WriterProperties":
-    """How every file of a table is written."""
+def writer(table: Table) -> "WriterProperties":
+    """How every file of the table is written."""
     from deltalake import ColumnProperties, WriterProperties
 
     plain = ColumnProperties(dictionary_enabled=False)
     columns = dict.fromkeys(_ALMOST_UNIQUE, plain)
-    return WriterProperties(compression="ZSTD", max_row_group_size=ROW_GROUP, column_properties=columns)
+    return WriterProperties(compression="ZSTD", max_row_group_size=table.row_group, column_properties=columns)
 
 
 def uri(store: Store, name: str) -> str:
@@ -36,7 +33,12 @@ def uri(store: Store, name: str) -> str:
 
 
 def open_table(store: Store, name: str) -> "DeltaTable":
-    """The newest version of one of `schema.TABLES`; an empty table is made when there is none. Safe to race.
+    """The newest version of one of `schema.TABLES`; see `open_described`."""
+    return open_described(store, TABLES[name])
+
+
+def open_described(store: Store, table: Table) -> "DeltaTable":
+    """The newest version of a table; an empty one is made when there is none. Safe to race.
 
     Raises:
         StoreRefused: the store does not let us make it, or what lies there is not a table.
@@ -46,18 +48,18 @@ def open_table(store: Store, name: str) -> "DeltaTable":
     from deltalake import CommitProperties, DeltaTable
     from deltalake.exceptions import DeltaError, TableNotFoundError
 
-    where, options = uri(store, name), store.delta_options
+    where, options = uri(store, table.name), store.delta_options
     try:
         return DeltaTable(where, storage_options=options)
     except TableNotFoundError:
         store.require_atomic_create()  # the first commit of all, so that none is ever made where two writers can win
     except (DeltaError, OSError) as e:
-        raise failure(store, name, e) from e
+        raise failure(store, table.name, e) from e
     try:
         return DeltaTable.create(
             where,
-            TABLES[name].schema,
-            partition_by=[PARTITION],
+            table.schema,
+            partition_by=[PARTITION] if table.partitioned else None,
             storage_options=options,
             commit_properties=CommitProperties(max_commit_retries=0),  # a retry would reset the other's columns
         )
@@ -65,7 +67,7 @@ def open_table(store: Store, name: str) -> "DeltaTable":
         try:
             return DeltaTable(where, storage_options=options)
         except (DeltaError, OSError) as e:
-            raise failure(store, name, e) from e
+            raise failure(store, table.name, e) from e
 
 
 def failure(store: Store, name: str, e: Exception) -> StoreRefused | StoreUnreachable:

@@ -91,7 +91,7 @@ def _commit(table: "DeltaTable", description: Table, rows: pa.Table, batch_id: s
         write_deltalake,
         table,
         fitting.sort_by([(column, "ascending") for column in description.sort]),
-        writer_properties=delta.writer(),
+        writer_properties=delta.writer(description),
         commit_properties=CommitProperties(app_transactions=transactions, max_commit_retries=_RETRIES),
     )
     if table.transaction_version(run_id) is None:

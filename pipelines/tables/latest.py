@@ -41,6 +41,7 @@ TABLE = Table(
         ]
     ),
     ("metric", "node", "benchmark", "case"),
+    partitioned=False,
 )
 
 _KEY = 'node, benchmark, "case", metric, labels'
@@ -76,16 +77,17 @@ def update(store: Store, batch: str, measurements: pa.Table) -> None:
 
     Raises:
         LandingConflict: it lost every race against other landings; safe to try again.
+        StoreRefused, StoreUnreachable: the store does not let us write.
     """
     from deltalake import Transaction
 
     run, generation = keys.run_of(batch), keys.generation_of(batch)
     for attempt in range(_ATTEMPTS):
-        table = _open(store)
+        table = delta.open_described(store, TABLE)
         if (table.transaction_version(run) or 0) >= generation:
             return
         rows = _merged(table.to_pyarrow_table(), measurements, run)
-        if _replace(table, rows, Transaction(run, generation)):
+        if _replace(store, table, rows, Transaction(run, generation)):
             return
         time.sleep(random.random() * min(1.0, 0.02 * 2**attempt))  # noqa: S311
     raise LandingConflict(TABLE.name, batch, _ATTEMPTS)
@@ -100,26 +102,18 @@ def rebuild(store: Store) -> int:
     from pipelines.tables import query
 
     for _ in range(_ATTEMPTS):
-        table = _open(store)  # before the rows are read: a landing folded in meanwhile makes the commit fail
+        table = delta.open_described(store, TABLE)  # before the rows: a landing folded in after it fails the commit
         with query.open_reader(store) as reader:
             rows = reader.arrow(SELECT)
-        if _replace(table, rows):
+        if _replace(store, table, rows):
             return int(rows.num_rows)
     raise LandingConflict(TABLE.name, "rebuild", _ATTEMPTS)
 
 
-def _open(store: Store) -> "DeltaTable":
-    """The table, created when it is not there."""
-    from deltalake import DeltaTable
-
-    uri = delta.uri(store, TABLE.name)
-    return DeltaTable.create(uri, TABLE.schema, mode="ignore", storage_options=store.delta_options)
-
-
-def _replace(table: "DeltaTable", rows: pa.Table, *folded: "Transaction") -> bool:
+def _replace(store: Store, table: "DeltaTable", rows: pa.Table, *folded: "Transaction") -> bool:
     """Commit `rows` as the whole table; False when another commit came between."""
     from deltalake import CommitProperties, Transaction, write_deltalake
-    from deltalake.exceptions import CommitFailedError
+    from deltalake.exceptions import CommitFailedError, DeltaError
 
     turn = Transaction(_ONE_AT_A_TIME, (table.transaction_version(_ONE_AT_A_TIME) or 0) + 1)
     ordered = rows.select(TABLE.schema.names).cast(TABLE.schema).sort_by([(name, "ascending") for name in TABLE.sort])
@@ -128,11 +122,13 @@ def _replace(table: "DeltaTable", rows: pa.Table, *folded: "Transaction") -> boo
             table,
             ordered,
             mode="overwrite",
-            writer_properties=delta.writer(),
+            writer_properties=delta.writer(TABLE),
             commit_properties=CommitProperties(app_transactions=[turn, *folded]),
         )
     except CommitFailedError:
         return False
+    except (DeltaError, OSError) as e:
+        raise delta.failure(store, TABLE.name, e) from e
     return True
 
 

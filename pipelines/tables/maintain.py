@@ -125,9 +125,10 @@ def rewrite_month(store: Store, description: Table, month: str, threads: int | N
 
     Raises:
         LandingConflict: it failed that way every time; safe to try again.
+        StoreRefused, StoreUnreachable: the store does not let us write.
     """
     from deltalake import CommitProperties, write_deltalake
-    from deltalake.exceptions import CommitFailedError
+    from deltalake.exceptions import CommitFailedError, DeltaError
 
     for attempt in range(_ATTEMPTS):
         table = snapshot.open_newest(store, description.name)
@@ -144,11 +145,13 @@ def rewrite_month(store: Store, description: Table, month: str, threads: int | N
                     mode="overwrite",
                     predicate=f"{PARTITION} = '{month}'",
                     target_file_size=_ONE_FILE,
-                    writer_properties=delta.writer(),
+                    writer_properties=delta.writer(description),
                     commit_properties=CommitProperties(custom_metadata={"fleetmark": f"sorted rewrite of {month}"}),
                 )
             except CommitFailedError:
                 time.sleep(random.random() * min(5.0, 0.05 * 2**attempt))  # noqa: S311
+            except (DeltaError, OSError) as e:
+                raise delta.failure(store, description.name, e) from e
             else:
                 return
     raise LandingConflict(description.name, f"rewrite of {month}", _ATTEMPTS)

@@ -125,7 +125,7 @@ class Reader:
 
         table = self._tables[name]
         files = snapshot.files(self._store, table) if table else []
-        partition = None if name == latest.TABLE.name else PARTITION
+        partition = PARTITION if name in TABLES else None
         source = engine.parquet(files, partition) if files else _nothing(name)
         try:
             self._connection.execute(f"CREATE OR REPLACE VIEW {name} AS {self._with_every_column(name, source, table)}")

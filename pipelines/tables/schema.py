@@ -120,13 +120,16 @@ class Table:
     name: str
     schema: pa.Schema
     sort: tuple[str, ...]  # the order of rows within a file
+    row_group: int = 122_880  # rows; DuckDB's own size, the best of four tried for point queries and scans together
+    partitioned: bool = True  # by PARTITION
 
 
 TABLES: Mapping[str, Table] = {
     table.name: table
     for table in (
         Table("environments", ENVIRONMENTS, ("environment_id", "run_id")),
-        Table("histograms", HISTOGRAMS, ("metric", "node", "night", "started_at")),
+        # a row has a hundred bins, and what is asked for is a night of the fleet: 35 ms, otherwise 130
+        Table("histograms", HISTOGRAMS, ("metric", "night", "node", "started_at"), row_group=2_048),
         Table("measurements", MEASUREMENTS, ("metric", "node", "night", "started_at")),
         Table("quarantine", QUARANTINE, ("metric", "node", "night", "started_at")),
         Table("verdicts", VERDICTS, ("metric", "node", "night")),

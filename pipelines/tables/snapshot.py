@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from pipelines.errors import HistoryGone, StoreRefused, Unknown
+from pipelines.errors import HistoryGone, Unknown
 from pipelines.storage import Store
 from pipelines.tables import delta
 from pipelines.tables.schema import PARTITION
@@ -39,6 +39,7 @@ def open_newest(store: Store, name: str) -> "DeltaTable | None":
 
     Raises:
         StoreRefused: the store does not let us read it.
+        StoreUnreachable: after retries for as long as the settings say.
     """
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError, TableNotFoundError
@@ -49,7 +50,7 @@ def open_newest(store: Store, name: str) -> "DeltaTable | None":
     except TableNotFoundError:
         return None
     except (DeltaError, OSError) as e:
-        raise StoreRefused(uri, str(e)) from e
+        raise delta.failure(store, name, e) from e
 
 
 def files(store: Store, table: "DeltaTable", month: str | None = None) -> list[str]:

@@ -11,12 +11,12 @@ from pipelines.errors import BadFile, BadQuery, Unknown
 from pipelines.storage import Store
 from pipelines.tables.export import export
 from pipelines.tables.query import open_reader
-from tests.tables import landings
+from tests.tables import nights
 
 
 @pytest.fixture
 def landed(store: Store) -> Store:
-    landings.put(store, landings.rows(values=(1.0, 2.0, 6.0)))
+    nights.put(store, nights.rows(values=(1.0, 2.0, 6.0)))
     return store
 
 

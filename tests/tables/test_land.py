@@ -70,12 +70,13 @@ def test_files_are_one_sorted_compressed_file_per_run_in_the_partition_of_its_mo
 
 
 def test_row_groups_have_the_size_that_queries_are_fastest_with(store: Store) -> None:
+    size = TABLES["measurements"].row_group
     one = files.read(store, keys.parsed_key(run_ready(store), "measurements"))
-    many = one.take(pa.array([0] * (delta.ROW_GROUP + 1)))
+    many = one.take(pa.array([0] * (size + 1)))
     land.land_table(store, "measurements", many, keys.batch_id(make.RUN_ID, "many"), make.RUN_ID)
     (uri,) = delta.open_table(store, "measurements").file_uris()
     groups = pq.ParquetFile(unquote(urlparse(uri).path)).metadata
-    assert [groups.row_group(number).num_rows for number in range(groups.num_row_groups)] == [delta.ROW_GROUP, 1]
+    assert [groups.row_group(number).num_rows for number in range(groups.num_row_groups)] == [size, 1]
 
 
 def test_a_batch_that_was_not_validated_is_not_landed(store: Store) -> None:

@@ -16,8 +16,8 @@ from pipelines.storage import Store
 from pipelines.tables import latest, maintain, snapshot
 from pipelines.tables.query import open_reader
 from pipelines.tables.schema import TABLES
-from tests.tables import landings
-from tests.tables.landings import NIGHT
+from tests.tables import nights
+from tests.tables.nights import NIGHT
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 MEASUREMENTS = TABLES["measurements"]
@@ -28,7 +28,7 @@ ALL = "SELECT run_id, job_id, value FROM {} ORDER BY ALL"
 def landed(store: Store) -> Store:
     """Five nights of November, landed in the wrong order, and one of October."""
     for back in (0, 3, 1, 2, 4, 30):
-        landings.put(store, landings.rows(NIGHT - timedelta(days=back), values=(3.0, 1.0, 2.0 + back)))
+        nights.put(store, nights.rows(NIGHT - timedelta(days=back), values=(3.0, 1.0, 2.0 + back)))
     return store
 
 
@@ -77,25 +77,25 @@ def test_time_travel_reaches_behind_maintenance(landed: Store) -> None:
     with open_reader(landed) as reader:
         then, rows = reader.versions["runs"], reader.query(ALL.format("results")).rows
     maintain.maintain(landed, NOW)
-    landings.put(landed, landings.rows(NIGHT + timedelta(days=1)))
+    nights.put(landed, nights.rows(NIGHT + timedelta(days=1)))
     with open_reader(landed, as_of=then) as reader:
         assert reader.query(ALL.format("results")).rows == rows
 
 
 def test_landing_again_after_maintenance_adds_nothing(landed: Store) -> None:
     maintain.maintain(landed, NOW)
-    landings.put(landed, landings.rows(NIGHT))
+    nights.put(landed, nights.rows(NIGHT))
     with open_reader(landed) as reader:
         assert reader.query("SELECT count(*) FROM results").rows == ((18,),)
 
 
 @pytest.mark.integration
 def test_rewrites_that_race_landings_and_each_other_lose_and_double_nothing(store: Store, settings: Settings) -> None:
-    nights = [date(2026, 11, 1) + timedelta(days=number) for number in range(16)]
-    landings.put(store, landings.rows(nights[0]))
+    dates = [date(2026, 11, 1) + timedelta(days=number) for number in range(16)]
+    nights.put(store, nights.rows(dates[0]))
     rewrites = 0
     with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
-        shares = [pool.submit(landings.land_nights, str(settings.home), nights[start::2]) for start in range(2)]
+        shares = [pool.submit(nights.land_nights, str(settings.home), dates[start::2]) for start in range(2)]
         other = pool.submit(_rewrite_for, str(settings.home), 3.0)
         while not all(share.done() for share in shares) or not other.done():
             maintain.rewrite_month(store, MEASUREMENTS, "2026-11")
@@ -109,8 +109,8 @@ def test_rewrites_that_race_landings_and_each_other_lose_and_double_nothing(stor
     assert sum(operations) > 2, "no rewrite came between the landings, so nothing was proven"
     with open_reader(store) as reader:
         found = reader.query("SELECT night, count(*), count(DISTINCT job_id) FROM measurements GROUP BY 1 ORDER BY 1")
-        assert found.rows == tuple((night, 3, 3) for night in nights)
-        assert reader.query("SELECT night, value FROM latest").rows == ((nights[-1], 2.0),)
+        assert found.rows == tuple((night, 3, 3) for night in dates)
+        assert reader.query("SELECT night, value FROM latest").rows == ((dates[-1], 2.0),)
 
 
 def _rewrite_for(home: str, seconds: float) -> None:
@@ -171,14 +171,14 @@ def test_latest_is_the_newest_nights_median_whatever_order_the_runs_landed_in(sh
 
 
 def test_latest_follows_a_run_that_is_landed_anew_and_an_old_batch_changes_nothing(shown: Store) -> None:
-    landings.put(shown, landings.rows(values=(7.0,), generation=2))
-    landings.put(shown, landings.rows(values=(9.0,), generation=1))
+    nights.put(shown, nights.rows(values=(7.0,), generation=2))
+    nights.put(shown, nights.rows(values=(9.0,), generation=1))
     with open_reader(shown) as reader:
         assert reader.query("SELECT night, value, repeats FROM latest").rows == ((NIGHT, 7.0, 1),)
 
 
 def test_latest_keeps_one_row_per_label(shown: Store) -> None:
-    landings.put(shown, landings.rows(NIGHT + timedelta(days=1), labels=[("direct_io", "false")]))
+    nights.put(shown, nights.rows(NIGHT + timedelta(days=1), labels=[("direct_io", "false")]))
     with open_reader(shown) as reader:
         found = reader.query("SELECT labels['direct_io'], night FROM latest ORDER BY 1").rows
         assert found == (("false", NIGHT + timedelta(days=1)), ("true", NIGHT))
@@ -186,9 +186,9 @@ def test_latest_keeps_one_row_per_label(shown: Store) -> None:
 
 @pytest.mark.integration
 def test_latest_raced_from_nothing_holds_the_newest_run(store: Store, settings: Settings) -> None:
-    nights = [NIGHT - timedelta(days=back) for back in range(8)]
+    dates = [NIGHT - timedelta(days=back) for back in range(8)]
     with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
-        for done in [pool.submit(landings.land_nights, str(settings.home), [night]) for night in nights]:
+        for done in [pool.submit(nights.land_nights, str(settings.home), [night]) for night in dates]:
             done.result()
     with open_reader(store) as reader:
         assert reader.query("SELECT night, value FROM latest").rows == ((NIGHT, 2.0),)

@@ -22,8 +22,8 @@ from pipelines.tables.query import Reader, open_reader
 from pipelines.tables.results import as_result, results
 from pipelines.tables.schema import TABLES
 from tests import servers
-from tests.tables import landings
-from tests.tables.landings import NIGHT
+from tests.tables import nights
+from tests.tables.nights import NIGHT
 
 COUNT = "SELECT count(*), sum(value) FROM measurements"
 
@@ -59,7 +59,7 @@ def test_polars_pandas_and_pyarrow_read_the_same_rows(fleet: Store, reader: Read
 
 def test_a_store_whose_path_has_a_space_and_a_quote_is_read(tmp_path: Path) -> None:
     store = storage.open_store(Settings(home=tmp_path / "the fleet's"))
-    landings.put(store, landings.rows())
+    nights.put(store, nights.rows())
     with open_reader(store) as opened:
         assert opened.query("SELECT count(*) FROM results").rows == ((3,),)
 
@@ -74,21 +74,21 @@ def test_a_store_without_tables_answers_with_no_rows_and_every_column(store: Sto
 
 
 def test_a_run_is_complete_only_when_its_rows_are_in_runs(store: Store) -> None:
-    landing = landings.rows()
-    landings.put(store, {"measurements": landing["measurements"]})
+    landing = nights.rows()
+    nights.put(store, {"measurements": landing["measurements"]})
     with open_reader(store) as opened:
         assert opened.query("SELECT count(*) FROM measurements").rows == ((3,),)
         assert opened.query("SELECT count(*) FROM results").rows == ((0,),)
-        landings.put(store, landing)
+        nights.put(store, landing)
         assert opened.refresh()
         assert opened.query("SELECT count(*) FROM results").rows == ((3,),)
 
 
 def test_refresh_shows_what_was_landed_since_and_is_a_no_op_without_news(store: Store) -> None:
-    landings.put(store, landings.rows())
+    nights.put(store, nights.rows())
     with open_reader(store) as opened:
         assert not opened.refresh()
-        landings.put(store, landings.rows(NIGHT + timedelta(days=1), values=(10.0,)))
+        nights.put(store, nights.rows(NIGHT + timedelta(days=1), values=(10.0,)))
         assert opened.query(COUNT).rows == ((3, 9.0),)
         assert opened.refresh()
         assert opened.query(COUNT).rows == ((4, 19.0),)
@@ -96,8 +96,8 @@ def test_refresh_shows_what_was_landed_since_and_is_a_no_op_without_news(store: 
 
 
 def test_rows_of_superseded_files_are_not_counted(store: Store) -> None:
-    landings.put(store, landings.rows())
-    landings.put(store, landings.rows(values=(5.0,), generation=2))
+    nights.put(store, nights.rows())
+    nights.put(store, nights.rows(values=(5.0,), generation=2))
     assert len(list(Path(store.path("tables/measurements")).glob("month=*/*.parquet"))) == 2
     with open_reader(store) as opened:
         assert opened.query(COUNT).rows == ((1, 5.0),)
@@ -106,7 +106,7 @@ def test_rows_of_superseded_files_are_not_counted(store: Store) -> None:
 def test_time_travel_by_version_of_runs_sees_whole_runs(store: Store) -> None:
     seen = {}
     for number in range(3):
-        landings.put(store, landings.rows(NIGHT + timedelta(days=number), values=(1.0,) * (number + 1)))
+        nights.put(store, nights.rows(NIGHT + timedelta(days=number), values=(1.0,) * (number + 1)))
         with open_reader(store) as opened:
             seen[opened.versions["runs"]] = opened.query(COUNT).rows
     for version, rows in seen.items():
@@ -118,10 +118,10 @@ def test_time_travel_by_version_of_runs_sees_whole_runs(store: Store) -> None:
 
 
 def test_time_travel_by_time_sees_what_was_there_then(store: Store) -> None:
-    landings.put(store, landings.rows())
+    nights.put(store, nights.rows())
     between = datetime.now(UTC)
     time.sleep(0.01)  # commits carry milliseconds
-    landings.put(store, landings.rows(NIGHT + timedelta(days=1)))
+    nights.put(store, nights.rows(NIGHT + timedelta(days=1)))
     with open_reader(store, as_of=between) as opened:
         assert opened.query("SELECT count(*) FROM results").rows == ((3,),)
     with open_reader(store, as_of=datetime(2020, 1, 1, tzinfo=UTC)) as opened:
@@ -129,23 +129,23 @@ def test_time_travel_by_time_sees_what_was_there_then(store: Store) -> None:
 
 
 def test_a_version_that_never_was_is_named_with_those_that_are(store: Store) -> None:
-    landings.put(store, landings.rows())
+    nights.put(store, nights.rows())
     with pytest.raises(Unknown, match=r"version of table runs '99'; known: 0 to 1"):
         open_reader(store, as_of=99)
 
 
 def test_a_version_whose_files_are_vacuumed_is_said_to_be_gone(store: Store) -> None:
-    landings.put(store, landings.rows())
-    landings.put(store, landings.rows(generation=2))
+    nights.put(store, nights.rows())
+    nights.put(store, nights.rows(generation=2))
     DeltaTable(_uri(store)).vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
     with pytest.raises(HistoryGone, match="table measurements"):
         open_reader(store, as_of=1)
 
 
 def test_a_column_added_later_is_null_in_old_rows_and_does_not_disturb_old_readers(store: Store) -> None:
-    landings.put(store, landings.rows())
+    nights.put(store, nights.rows())
     with open_reader(store) as opened:
-        evolved = landings.rows(NIGHT + timedelta(days=1))["measurements"]
+        evolved = nights.rows(NIGHT + timedelta(days=1))["measurements"]
         evolved = evolved.append_column("firmware", pa.array(["1.2"] * evolved.num_rows))
         write_deltalake(DeltaTable(_uri(store)), evolved, mode="append", schema_mode="merge")
         assert opened.query("SELECT count(*) FROM measurements").rows == ((3,),)
@@ -156,7 +156,7 @@ def test_a_column_added_later_is_null_in_old_rows_and_does_not_disturb_old_reade
 
 
 def test_columns_this_program_added_read_as_null_from_an_older_table(store: Store) -> None:
-    older = landings.rows()["measurements"].drop_columns(["environment_id"])
+    older = nights.rows()["measurements"].drop_columns(["environment_id"])
     write_deltalake(delta.uri(store, "measurements"), older, partition_by=["month"])
     with open_reader(store) as opened:
         assert opened.query("SELECT DISTINCT environment_id FROM measurements").rows == ((None,),)
@@ -204,27 +204,27 @@ def test_a_wrong_query_is_refused_with_duckdbs_sentence(reader: Reader) -> None:
 
 
 def test_results_are_the_median_and_the_spread_of_the_repeats(store: Store) -> None:
-    landings.put(store, landings.rows(values=(1.0, 2.0, 6.0)))
+    nights.put(store, nights.rows(values=(1.0, 2.0, 6.0)))
     with open_reader(store) as opened:
         (found,) = results(opened)
     assert (found.median, found.low, found.high, found.repeats, found.unit) == (2.0, 1.0, 6.0, 3, "1/s")
     assert found.labels == {"direct_io": "true"}
-    assert as_result((found,)).rows[0][:5] == (landings.run_of(), "gpu-01", "fio", "rand_read", "read_iops")
+    assert as_result((found,)).rows[0][:5] == (nights.run_of(), "gpu-01", "fio", "rand_read", "read_iops")
 
 
 def test_results_default_to_the_newest_run_that_has_any(store: Store) -> None:
-    landings.put(store, landings.rows(node="gpu-01"))
-    landings.put(store, landings.rows(NIGHT + timedelta(days=1), node="gpu-02"))
+    nights.put(store, nights.rows(node="gpu-01"))
+    nights.put(store, nights.rows(NIGHT + timedelta(days=1), node="gpu-02"))
     with open_reader(store) as opened:
         assert [found.node for found in results(opened)] == ["gpu-02"]
-        assert [found.run_id for found in results(opened, node="gpu-01")] == [landings.run_of()]
-        assert results(opened, run=landings.run_of(), node="gpu-02") == ()
+        assert [found.run_id for found in results(opened, node="gpu-01")] == [nights.run_of()]
+        assert results(opened, run=nights.run_of(), node="gpu-02") == ()
 
 
 @pytest.mark.parametrize(("column", "kind"), [("run", "complete run"), ("node", "node"), ("metric", "metric")])
 def test_results_of_an_unknown_name_list_the_known_ones(store: Store, column: str, kind: str) -> None:
-    landings.put(store, landings.rows())
-    known = {"run": landings.run_of(), "node": "gpu-01", "metric": "read_iops"}[column]
+    nights.put(store, nights.rows())
+    known = {"run": nights.run_of(), "node": "gpu-01", "metric": "read_iops"}[column]
     with open_reader(store) as opened, pytest.raises(Unknown, match=f"unknown {kind} 'x\\?'; known: {known}"):
         results(opened, **{column: "x?"})
 
@@ -237,9 +237,9 @@ def test_the_same_rows_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         store = storage.open_store(
             Settings(home=tmp_path, store=f"s3://{s3.new_bucket()}/fleet", s3_endpoint=s3.endpoint)
         )
-        landings.put(store, landings.rows())
+        nights.put(store, nights.rows())
         with open_reader(store) as opened:
-            landings.put(store, landings.rows(NIGHT + timedelta(days=1), values=(10.0,)))
+            nights.put(store, nights.rows(NIGHT + timedelta(days=1), values=(10.0,)))
             assert opened.query(COUNT).rows == ((3, 9.0),)
             opened.refresh()
             assert opened.query("SELECT count(*), sum(value) FROM results").rows == ((4, 19.0),)
