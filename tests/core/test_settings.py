@@ -52,8 +52,19 @@ def test_a_run_id_sorts_by_time_and_is_the_same_for_the_same_origin() -> None:
     assert keys.run_date(keys.run_id(at, "x")) == "2026-11-21"
 
 
-def test_a_batch_names_its_run() -> None:
-    assert keys.run_of(keys.batch_id("20261121T020000Z-1a2b3c", ["anything"])) == "20261121T020000Z-1a2b3c"
+def test_a_batch_names_its_run_and_which_of_its_sets_of_rows_it_is() -> None:
+    batch = keys.batch_id("20261121T020000Z-1a2b3c", ["anything"], generation=7)
+    assert (keys.run_of(batch), keys.generation_of(batch)) == ("20261121T020000Z-1a2b3c", 7)
+    with pytest.raises(BadKey, match="not a batch id"):
+        keys.generation_of("20261121T020000Z-1a2b3c")
+
+
+def test_the_key_of_a_raw_output_says_whose_it_is() -> None:
+    key = keys.raw_key("20261121T020000Z-1a2b3c", "gpu-01", "job-1", 2)
+    assert keys.raw_parts(key) == ("20261121T020000Z-1a2b3c", "gpu-01", "job-1", 2)
+    assert not keys.is_raw(key + ".bak")
+    with pytest.raises(BadKey, match="not the key of a raw output"):
+        keys.raw_parts("plans/x.json")
 
 
 def test_a_content_id_depends_on_content_and_not_on_order() -> None:
