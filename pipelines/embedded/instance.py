@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from pipelines import servers
+from pipelines import inventory, servers
 from pipelines.embedded.api import Airflow
 from pipelines.embedded.home import USER, Home, setting_variables, url
 from pipelines.embedded.keeper import Instance
@@ -25,6 +25,7 @@ def up(settings: Settings, say: Say) -> None:
     """Start Airflow and leave it running.
 
     Raises:
+        BadFile: the inventory is malformed; nothing was started.
         AirflowFailed: it does not come up, or one with other settings is running.
     """
     home = Home(settings)
@@ -94,6 +95,7 @@ def ui(home: Home, instance: Instance) -> str:
 
 def _started(home: Home, say: Say, parents_end: signal.Signals | None) -> Instance:
     clock = time.monotonic()
+    inventory.load(home.settings.inventory)  # or the DAG files could not be read, half a minute from now
     home.logs.mkdir(parents=True, exist_ok=True)
     log = home.logs / "keeper.log"
     log.write_bytes(b"")

@@ -1,9 +1,10 @@
 """The ad hoc form as a person meets it: logged in, filled in, sent, in a real browser."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from tests.integration.conftest import Deployed
 
@@ -17,35 +18,40 @@ FLAGS = [
 @pytest.fixture
 def page(deployed: Deployed) -> Iterator[Page]:
     """The page of fleet_benchmark, logged in."""
-    with sync_playwright() as playwright:
+    with sync_playwright() as playwright, ExitStack() as stack:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
+        stack.callback(browser.close)
         page = browser.new_page(viewport={"width": 1300, "height": 1500})
         page.set_default_timeout(60_000)
         page.goto(deployed.url)
         page.fill("input[name=username]", "admin")
         page.fill("input[name=password]", deployed.home.secrets().password)
         page.click("button[type=submit]")
-        page.wait_for_url(f"{deployed.url}/**")
+        page.get_by_role("link", name="Home").wait_for()
         page.goto(f"{deployed.url}/dags/fleet_benchmark")
         yield page
-        browser.close()
 
 
 def test_the_form_can_be_filled_in_and_sent_as_it_comes_and_starts_what_it_says(deployed: Deployed, page: Page) -> None:
     page.get_by_role("button", name="Trigger").first.click()
     form = page.get_by_role("dialog")
-    for label in ("Suite", "Nodes", "Cohort", "Sample", "Dry run", "Note"):
-        expect(form.get_by_text(label, exact=True).first).to_be_visible()
     expect(form.get_by_text("Known: localhost.")).to_be_visible()
-    form.locator("textarea").first.fill("localhost")
-    form.locator("input[name=element_note]").fill("by hand")
-    form.locator("label:has(input[name=element_dry_run])").click()
+    expect(form.get_by_role("combobox", name="Suite")).to_be_visible()
+    expect(form.get_by_role("combobox", name="Cohort")).to_be_visible()
+    expect(form.get_by_role("spinbutton", name="Sample")).to_be_visible()
+    field(form, "Nodes").get_by_role("textbox").fill("localhost")
+    field(form, "Note").get_by_role("textbox").fill("by hand")
+    form.get_by_role("checkbox", name="Dry run").press("Space")
     before = set(runs(deployed))
     form.get_by_role("button", name="Trigger").click()
     (started,) = deployed.wait_for(lambda: set(runs(deployed)) - before or None)
     conf = runs(deployed)[started]
     assert (conf["suite"], conf["nodes"], conf["note"], conf["dry_run"]) == ("storage", ["localhost"], "by hand", True)
     deployed.wait_for(lambda: state(deployed, started) == "success" or None)
+
+
+def field(form: Locator, title: str) -> Locator:
+    return form.get_by_role("group").filter(has=form.page.get_by_text(title)).first
 
 
 def runs(deployed: Deployed) -> dict[str, dict[str, object]]:
