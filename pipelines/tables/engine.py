@@ -40,14 +40,27 @@ def connect(store: Store, threads: int | None = None) -> "duckdb.DuckDBPyConnect
     return connection
 
 
-def parquet(files: Iterable[str], partition: str | None) -> str:
-    """A SELECT over these files: the partition's column from their path, columns that a file lacks as null."""
+def alike(connection: "duckdb.DuckDBPyConnection", files: Iterable[str]) -> bool:
+    """Whether every file has the same columns of the same types."""
+    listed = ", ".join(map(quoted, files))
+    columns = "SELECT list_sort(list((name, type, logical_type))) AS columns"
+    schemas = f"{columns} FROM parquet_schema([{listed}]) GROUP BY file_name"
+    found = connection.execute(f"SELECT count(DISTINCT columns) FROM ({schemas})").fetchall()  # noqa: S608
+    return bool(found[0][0] == 1)
+
+
+def parquet(files: Iterable[str], partition: str | None, are_alike: bool = False) -> str:
+    """A SELECT over these files: the partition's column from their path, columns that a file lacks as null.
+
+    Files that are not `alike` have all their footers read for each query: with 20 files 6 ms.
+    """
+    by_name = "false" if are_alike else "true"
     hive = (
         f"hive_partitioning = true, hive_types = {{'{partition}': VARCHAR}}"
         if partition
         else "hive_partitioning = false"
     )
-    return f"SELECT * FROM read_parquet([{', '.join(map(quoted, files))}], union_by_name = true, {hive})"  # noqa: S608
+    return f"SELECT * FROM read_parquet([{', '.join(map(quoted, files))}], union_by_name = {by_name}, {hive})"  # noqa: S608
 
 
 def quoted(text: str) -> str:

@@ -126,9 +126,10 @@ class Reader:
         table = self._tables[name]
         files = snapshot.files(self._store, table) if table else []
         partition = PARTITION if name in TABLES else None
-        source = engine.parquet(files, partition) if files else _nothing(name)
+        connection = self._connection
         try:
-            self._connection.execute(f"CREATE OR REPLACE VIEW {name} AS {self._with_every_column(name, source, table)}")
+            source = engine.parquet(files, partition, engine.alike(connection, files)) if files else _nothing(name)
+            connection.execute(f"CREATE OR REPLACE VIEW {name} AS {self._with_every_column(name, source, table)}")
         except duckdb.IOException as e:
             if self._as_of is None:
                 raise
@@ -167,8 +168,8 @@ class Reader:
             # the materialised table follows a landing, so that as of the landing it lacks the run
             ordered = ", ".join(f'"{column}"' for column in latest.TABLE.schema.names)
             self._connection.execute(f"CREATE OR REPLACE VIEW latest AS SELECT {ordered} FROM ({latest.SELECT})")  # noqa: S608
-        night = self._connection.execute("SELECT max(night) FROM completed").fetchone()
-        last = f"DATE '{night[0]}'" if night and night[0] else "CAST(NULL AS DATE)"
+        night = self._connection.execute("SELECT max(night) FROM completed").fetchall()[0][0]
+        last = f"DATE '{night}'" if night else "CAST(NULL AS DATE)"
         self._connection.execute(f"CREATE OR REPLACE MACRO last_night() AS {last}")
 
 
