@@ -27,7 +27,7 @@ def page(deployed: Deployed) -> Iterator[Page]:
         page.fill("input[name=username]", "admin")
         page.fill("input[name=password]", deployed.home.secrets().password)
         page.click("button[type=submit]")
-        page.get_by_role("link", name="Home").wait_for()
+        page.get_by_test_id("nav-home-link").wait_for()
         page.goto(f"{deployed.url}/dags/fleet_benchmark")
         yield page
 
