@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import IO, Any
 
 import click
@@ -13,6 +14,26 @@ from pipelines.errors import FleetmarkError
 def say(line: str) -> None:
     """A line of progress. It goes to stderr, so that stdout holds the result and nothing else."""
     click.echo(line, err=True)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """`say`; where a person is looking on, with a spinner and the time below what was said last."""
+    if not sys.stderr.isatty():
+        yield say
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task("", total=None)
+
+        def say_below(line: str) -> None:
+            shown.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            shown.update(task, description=line.strip())
+
+        yield say_below
 
 
 def emit(body: Any) -> None:

@@ -48,7 +48,8 @@ def up() -> None:
     """Start Airflow on this machine and leave it running."""
     from pipelines import embedded
 
-    embedded.up(_settings(), console.say)
+    with console.progress() as say:
+        embedded.up(_settings(), say)
 
 
 @click.command()
@@ -70,7 +71,8 @@ def demo(as_json: bool) -> None:
     from pipelines.commands.tables import show_overview
 
     current = _settings()
-    finished = embedded.demo(current, console.say)
+    with console.progress() as say:
+        finished = embedded.demo(current, say)
     show_overview(storage.open_store(current), finished.run_id, as_json)
     for line in finished.where:
         console.say(line)
