@@ -3,10 +3,11 @@
 import json
 import os
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,8 @@ def test_ctrl_c_in_the_middle_of_a_measurement_leaves_no_process_and_no_run_to_t
         assert servers.first_to_end((demo,), 30.0)
         assert_gone({demo.pid, *everything})
     assert "Aborted" in demo.log.read_text()
+    with closing(sqlite3.connect(Home(settings).database)) as database:
+        assert database.execute("SELECT state FROM dag_run").fetchall() == [("failed",)]
     assert not Home(settings).instance.exists()
 
 
