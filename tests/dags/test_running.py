@@ -57,7 +57,7 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(
         ({"overrides": {"bogus": 1}}, "benchmark fio, parameter 'bogus': there is no such parameter"),
         ({"overrides": {"runtime_s": -1}}, "benchmark fio, parameter 'runtime_s'"),
         ({"nodes": ["gpu-*"]}, "node selection 'gpu-*': matches none of the 1 nodes"),
-        ({"suit": "tiny"}, "unknown parameter of the form 'suit'; known: suite, overrides"),
+        ({"suit": "tiny"}, "unknown parameter of the form 'suit'; known: suite, nodes, "),
     ],
 )
 def test_a_request_that_cannot_be_planned_fails_the_plan_with_a_sentence(
