@@ -155,7 +155,7 @@ class Reader:
         schema = SCHEMAS[name]
         if table:
             schema = pa.schema([*schema, *(field for field in delta.columns(table) if field.name not in schema.names)])
-        self._connection.register("declared", schema.empty_table())
+        self._connection.register("declared", pa.Table.from_batches([], schema))  # empty_table() imports pandas
         self._connection.execute("CREATE SCHEMA IF NOT EXISTS empty")
         self._connection.execute(f"CREATE OR REPLACE TABLE empty.{name} AS FROM declared")
         self._connection.unregister("declared")
