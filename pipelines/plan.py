@@ -32,14 +32,20 @@ def make(
     """
     overrides = overrides or {}
     _check_overrides(suite, overrides)
-    jobs = tuple(
-        job
+    jobs = {
+        job.job_id: job  # once, where an override makes combinations of a matrix the same
         for node in nodes
         for entry in suite.entries
         for job in jobs_of_entry(run_id, node.name, entry, overrides, repeats)
-    )
+    }
     return Plan(
-        run_id=run_id, suite=suite.name, created_at=created_at, trigger=trigger, note=note, nodes=nodes, jobs=jobs
+        run_id=run_id,
+        suite=suite.name,
+        created_at=created_at,
+        trigger=trigger,
+        note=note,
+        nodes=nodes,
+        jobs=tuple(jobs.values()),
     )
 
 

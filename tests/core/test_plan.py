@@ -53,6 +53,13 @@ def test_overrides_and_repeats_replace_those_of_the_suite() -> None:
     assert len(made.jobs) == 4
 
 
+def test_an_override_of_a_matrix_leaves_one_job_where_its_combinations_become_the_same() -> None:
+    made = planned(overrides={"profile": "mixed"})
+    assert [(job.node, job.case, job.repeat) for job in made.jobs] == [
+        (node, "mixed", repeat) for node in ("gpu-01", "gpu-02") for repeat in (1, 2, 3)
+    ]
+
+
 def test_an_override_that_no_benchmark_takes_is_refused_with_the_known_names() -> None:
     with pytest.raises(BadParameter, match=r"'colour': there is no such parameter; known: .*runtime_s"):
         planned(overrides={"colour": "red"})
