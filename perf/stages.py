@@ -1,4 +1,4 @@
-"""What each stage of a run adds besides the tool itself, as an Airflow task sees it: fresh process, own imports."""
+"""What each stage of a run adds besides the tool itself, in a process such as Airflow starts for a task."""
 
 import json
 import os
@@ -12,6 +12,11 @@ from perf import measure
 STAGES = ("plan", "measure", "parse", "import great_expectations", "validate", "land", "report")
 SCRIPT = """
 import json, sys, time
+import importlib
+import airflow.sdk.execution_time.task_runner, fleetmark_airflow.tasks  # what a task's process has before it begins ...
+from fleetmark_airflow.component import PRELOADED
+for module in PRELOADED:  # ... and what it was forked with
+    importlib.import_module(module)
 start = time.perf_counter()
 from datetime import UTC, datetime
 from pipelines import settings, stages, storage
