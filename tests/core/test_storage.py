@@ -76,8 +76,9 @@ def _body(writer: int, key: str) -> bytes:
     return f"{writer} {key}".encode() * 1000
 
 
-def test_the_probe_finds_that_create_is_atomic(any_store: Store) -> None:
+def test_the_probe_finds_that_create_is_atomic_and_leaves_nothing(any_store: Store) -> None:
     any_store.require_atomic_create()
+    assert any_store.keys_under("probe") == []
 
 
 def test_an_object_can_be_replaced_and_deleted_again_and_again(any_store: Store) -> None:

@@ -1,5 +1,6 @@
 """The guard: where benchmarks may write, how much, and that nothing of them stays."""
 
+import json
 import os
 import signal
 import stat
@@ -226,14 +227,12 @@ def test_damaged_owner_file_ends_nothing(owner: bytes, node: Node, tmp_path: Pat
     assert guard.reclaim(node, tmp_path, lambda _: None) == (old,)
 
 
-def test_process_group_of_an_earlier_boot_is_not_ended(
-    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_process_group_of_an_earlier_boot_is_not_ended(node: Node, tmp_path: Path) -> None:
     old = _leftover(tmp_path)
     with subprocess.Popen(("sleep", "300"), process_group=0, cwd=old) as stranger:
-        monkeypatch.setattr(guard, "_boot_id", lambda: "an-earlier-boot")
         guard.Scratch(old, "ext4", direct_io=True).record(stranger.pid)
-        monkeypatch.undo()
+        owner = json.loads((old / ".owner.json").read_text())
+        (old / ".owner.json").write_text(json.dumps({**owner, "boot_id": "an-earlier-boot"}))
         guard.reclaim(node, tmp_path, lambda _: None)
         assert process.start_ticks_of(stranger.pid) is not None
         stranger.kill()
