@@ -10,7 +10,7 @@ from pipelines.errors import BadSettings
 from pipelines.records import Record
 
 PREFIX = "FLEETMARK_"
-_PATHS = ("home", "inventory", "suites", "lease_dir", "dags")
+_PATHS = ("home", "inventory", "suites", "lease_dir", "dags", "cache")
 
 
 class Settings(Record):
@@ -23,6 +23,12 @@ class Settings(Record):
     home: Path = Field(default=Path(".fleetmark"), description="state of this machine: scratch, Airflow, local store")
     store: str = Field(default="", description="object store URL; default file://<home>/store")
     s3_endpoint: str | None = Field(default=None, description="endpoint URL of an S3 server other than AWS")
+    source_s3_endpoint: str | None = Field(
+        default=None, description="endpoint URL of the S3 server that datasets are published from; default: the store's"
+    )
+    cache: Path | None = Field(default=None, description="this node's cache of shards; default <home>/cache")
+    cache_bytes: int = Field(default=256 * 2**30, ge=0, description="what the cache may hold, in bytes")
+    cache_floor_bytes: int = Field(default=8 * 2**30, ge=0, description="what it must leave free on its disk, in bytes")
     inventory: Path = Field(default=Path("infra/fleet.toml"), description="the inventory")
     suites: Path = Field(default=Path("infra/suites"), description="folder of suites")
     node: str = Field(default="localhost", description="this machine's name in the inventory")
@@ -36,6 +42,14 @@ class Settings(Record):
     @property
     def store_url(self) -> str:
         return self.store or f"file://{self.home / 'store'}"
+
+    @property
+    def cache_root(self) -> Path:
+        return self.cache or self.home / "cache"
+
+    @property
+    def source_endpoint(self) -> str | None:
+        return self.source_s3_endpoint or self.s3_endpoint
 
 
 def load(environ: Mapping[str, str] = os.environ, cwd: Path | None = None) -> Settings:
@@ -54,5 +68,5 @@ def load(environ: Mapping[str, str] = os.environ, cwd: Path | None = None) -> Se
         known = ", ".join(PREFIX + name.upper() for name in Settings.model_fields)
         problem = f"there is no such setting; known: {known}" if first["type"] == "extra_forbidden" else first["msg"]
         raise BadSettings(variable, problem) from e
-    paths = {name: base / getattr(settings, name).expanduser() for name in _PATHS}
+    paths = {name: base / given.expanduser() for name in _PATHS if (given := getattr(settings, name))}
     return settings.model_copy(update=paths)

@@ -1,14 +1,17 @@
 """The only door to fsspec: an object store of create-only keys, on a directory or on S3."""
 
 import os
+import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import fsspec
+from fsspec.utils import glob_translate
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from pipelines import keys
@@ -19,21 +22,27 @@ _PROBE_WRITERS = 8
 T = TypeVar("T")
 
 
+class Stored(NamedTuple):
+    """An object as the store knows it. `modified_at` is by the store's own clock."""
+
+    key: str
+    size_bytes: int
+    modified_at: datetime
+
+
 class Store:
     """An object store under one URL. Keys are plain relative names; see `keys.checked`.
 
     Every method may raise StoreUnreachable (after retries with back-off, naming the key), StoreRefused or BadKey.
     """
 
-    def __init__(
-        self, url: str, connect: Callable[[], Any], root: str, retry_s: float, delta_options: dict[str, str]
-    ) -> None:
+    def __init__(self, url: str, connect: Callable[[], Any], root: str, settings: Settings) -> None:
         self.base_url = url.rstrip("/")
-        self.delta_options = delta_options  # what delta-rs needs to reach the same place
+        self.endpoint = settings.s3_endpoint
+        self.retry_s = settings.store_retry_s
         self._connect = connect
         self._connected: dict[int, Any] = {}
         self._root = root.rstrip("/")
-        self._retry_s = retry_s
 
     @property
     def filesystem(self) -> Any:
@@ -49,6 +58,17 @@ class Store:
     @property
     def is_local(self) -> bool:
         return self.base_url.startswith("file://")
+
+    @property
+    def delta_options(self) -> dict[str, str]:
+        """What delta-rs needs to reach the same place; it reads credentials and region from the environment itself."""
+        if self.is_local:
+            return {}
+        options = {"max_retries": "1000", "retry_timeout": f"{self.retry_s:g}s", "connect_timeout": "5s"}
+        if self.endpoint is not None:
+            allow_http = str(self.endpoint.startswith("http://")).lower()
+            options |= {"AWS_ENDPOINT_URL": self.endpoint, "AWS_ALLOW_HTTP": allow_http}
+        return options
 
     def url(self, key: str) -> str:
         return f"{self.base_url}/{keys.checked(key)}"
@@ -79,16 +99,32 @@ class Store:
 
     def exists(self, key: str) -> bool:
         try:  # not fsspec's exists(), which says no when the bucket is not there
-            self._retrying(key, lambda: self.filesystem.info(self.path(key)))
+            self.stat(key)
         except KeyNotFound:
             return False
         return True
 
     def keys_under(self, prefix: str) -> list[str]:
         """Every key below the folder `prefix`, sorted; empty when there is none."""
-        found = self._retrying(prefix, lambda: self.filesystem.find(self.path(prefix)))
-        names = (str(path).removeprefix(f"{self._root}/") for path in found)
-        return sorted(name for name in names if not name.rsplit("/", 1)[-1].startswith(".tmp-"))
+        return [each.key for each in self.objects_under(prefix)]
+
+    def objects_under(self, prefix: str) -> list[Stored]:
+        """Every object below the folder `prefix`, sorted by key; empty when there is none."""
+        found = self._retrying(prefix, lambda: self.filesystem.find(self.path(prefix), detail=True))
+        objects = (self._stored(path, info) for path, info in found.items())
+        return sorted(each for each in objects if not each.key.rsplit("/", 1)[-1].startswith(".tmp-"))
+
+    def folders_under(self, prefix: str) -> list[str]:
+        """The names of the folders that lie in the folder `prefix`, sorted; empty when there is none."""
+        try:
+            found = self._retrying(prefix, lambda: self.filesystem.ls(self.path(prefix), detail=True))
+        except KeyNotFound:
+            return []
+        return sorted(str(each["name"]).rpartition("/")[2] for each in found if each["type"] == "directory")
+
+    def stat(self, key: str) -> Stored:
+        """Raises: KeyNotFound: there is no such object."""
+        return self._stored(self.path(key), self._retrying(key, lambda: self.filesystem.info(self.path(key))))
 
     def delete(self, key: str) -> None:
         """Remove an object; no error when it is gone already."""
@@ -118,6 +154,10 @@ class Store:
         if winners != 1:
             raise UnsafeStore(self.base_url, winners, _PROBE_WRITERS)
 
+    def _stored(self, path: str, info: Mapping[str, Any]) -> Stored:
+        at = info["LastModified"] if "LastModified" in info else datetime.fromtimestamp(info["mtime"], UTC)
+        return Stored(str(path).removeprefix(f"{self._root}/"), int(info["size"]), at)
+
     def _create_local(self, path: str, data: bytes) -> bool:
         try:
             _publish_file(Path(path), data, _link_new)
@@ -137,7 +177,7 @@ class Store:
     def _retrying(self, key: str, call: Callable[[], T]) -> T:
         retrying = Retrying(
             retry=retry_if_exception(_is_transient),
-            stop=stop_after_delay(self._retry_s),
+            stop=stop_after_delay(self.retry_s),
             wait=wait_exponential_jitter(multiplier=0.1, max=5.0, jitter=0.1),
             reraise=True,
         )
@@ -167,22 +207,41 @@ def open_store(settings: Settings) -> Store:
         root = Path(url.removeprefix("file://")).absolute()
         if "%" in str(root):  # delta-rs 1.6 decodes a path twice
             raise StoreRefused(url, "the directory's name has a percent sign, which the table format misreads")
-        return Store(root.as_uri(), _local_filesystem, str(root), settings.store_retry_s, {})
+        return Store(root.as_uri(), _local_filesystem, str(root), settings)
     if not url.startswith("s3://"):
         raise StoreRefused(url, "FLEETMARK_STORE must be a file:// or an s3:// URL")
-    connect = partial(_s3_filesystem, settings)
-    return Store(url, connect, url.removeprefix("s3://"), settings.store_retry_s, _s3_delta(settings))
+    return Store(url, partial(s3_filesystem, settings.s3_endpoint), url.removeprefix("s3://"), settings)
+
+
+def other_filesystem(url: str) -> tuple[Any, str]:
+    """The fsspec filesystem behind a URL of any kind, and the path in it.
+
+    Raises:
+        StoreRefused: fsspec knows no such kind of URL, or what it needs for that is not installed.
+    """
+    try:
+        filesystem, path = fsspec.url_to_fs(url)
+    except (ValueError, ImportError) as e:
+        raise StoreRefused(url, str(e)) from e
+    return filesystem, str(path)
+
+
+def glob_matcher(pattern: str) -> Callable[[str], bool]:
+    """Whether a path matches a glob as fsspec reads it: `*` within a folder, `**` across folders."""
+    matches = re.compile(glob_translate(pattern)).match
+    return lambda path: matches(path) is not None
 
 
 def _local_filesystem() -> Any:
     return fsspec.filesystem("file", auto_mkdir=True)
 
 
-def _s3_filesystem(settings: Settings) -> Any:
-    plain_http = (settings.s3_endpoint or "").startswith("http://")
+def s3_filesystem(endpoint: str | None) -> Any:
+    """An S3 server through s3fs: each call asks the server, once."""
+    plain_http = (endpoint or "").startswith("http://")
     filesystem = fsspec.filesystem(
         "s3",
-        endpoint_url=settings.s3_endpoint,
+        endpoint_url=endpoint,
         client_kwargs={"region_name": os.environ.get("AWS_REGION")},  # boto reads AWS_DEFAULT_REGION alone
         use_listings_cache=False,
         skip_instance_cache=True,
@@ -196,15 +255,6 @@ def _s3_filesystem(settings: Settings) -> Any:
     )
     filesystem.retries = 1
     return filesystem
-
-
-def _s3_delta(settings: Settings) -> dict[str, str]:
-    """The same S3 server for delta-rs, which reads credentials and region from the environment by itself."""
-    options = {"max_retries": "1000", "retry_timeout": f"{settings.store_retry_s:g}s", "connect_timeout": "5s"}
-    if settings.s3_endpoint is not None:
-        allow_http = str(settings.s3_endpoint.startswith("http://")).lower()
-        options |= {"AWS_ENDPOINT_URL": settings.s3_endpoint, "AWS_ALLOW_HTTP": allow_http}
-    return options
 
 
 def _publish_file(path: Path, data: bytes, publish: Callable[[Path, Path], object]) -> None:
