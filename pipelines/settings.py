@@ -10,7 +10,9 @@ from pipelines.errors import BadSettings
 from pipelines.records import Record
 
 PREFIX = "FLEETMARK_"
-_PATHS = ("home", "inventory", "suites", "lease_dir", "dags", "cache")
+SCHEDULES = ("nightly", "weekly", "scrub", "gc")
+"""The settings that say when a DAG runs."""
+_PATHS = ("home", "inventory", "suites", "lease_dir", "dags", "cache", "hot")
 
 
 class Settings(Record):
@@ -38,6 +40,9 @@ class Settings(Record):
     dags: Path = Field(default=Path("dags"), description="folder of the DAG files, for the embedded Airflow")
     nightly: str = Field(default="0 2 * * *", description="when fleet_benchmark runs, cron in UTC; empty: never")
     weekly: str = Field(default="0 5 * * 0", description="when results_maintenance runs, cron in UTC; empty: never")
+    scrub: str = Field(default="0 6 * * 6", description="when dataset_scrub runs, cron in UTC; empty: never")
+    gc: str = Field(default="", description="when dataset_gc runs, cron in UTC; empty: by hand only")
+    hot: Path = Field(default=Path("infra/hot.toml"), description="the policy of which shards are hot")
 
     @property
     def store_url(self) -> str:

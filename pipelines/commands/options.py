@@ -15,6 +15,27 @@ F = TypeVar("F", bound=Callable[..., Any])
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document for scripts.")
 
 
+class Size(click.ParamType["int"]):
+    """A number of bytes: `128MiB`, `1GB`, `4096`."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from pydantic import ByteSize, TypeAdapter, ValidationError
+
+        try:
+            return int(TypeAdapter(ByteSize).validate_python(value))
+        except ValidationError:
+            self.fail(f"{value!r} is no size such as 128MiB or 1GB", param, ctx)
+
+
+def size(size_bytes: float) -> str:
+    """A number of bytes for people: `1.23 GB`."""
+    from pipelines.datasets.meter import size as text
+
+    return text(size_bytes)
+
+
 def selection(command: F) -> F:
     """--nodes and --sample."""
     command = click.option(

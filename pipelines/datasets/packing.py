@@ -73,6 +73,9 @@ class Groups:
             digest.update(_line([path, size, etag]))
         return Totals(files, size_bytes, digest.hexdigest())
 
+    def __len__(self) -> int:
+        return int(self._database.execute("SELECT count(DISTINCT grp) FROM unit").fetchone()[0])
+
     def __iter__(self) -> Iterator[tuple[Piece, ...]]:
         """Each group's pieces in their order in the shard; groups in the order of their first sample."""
         firsts = self._database.execute("SELECT grp FROM unit GROUP BY grp ORDER BY min(sample), min(path), min(start)")

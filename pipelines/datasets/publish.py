@@ -11,82 +11,27 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
 from itertools import chain
-from typing import Literal, TypeVar
 
 import zstandard
-from pydantic import Field, NonNegativeInt, PositiveInt
 
 import pipelines
 from pipelines import bulk, environment, keys
-from pipelines.datasets import catalog, claims, names, packing
+from pipelines.datasets import catalog, claims, names, packing, publications
 from pipelines.datasets import pack as packer
-from pipelines.datasets.catalog import Tag
-from pipelines.datasets.manifest import Body, Manifest, Packing, Provenance, Sha256, Shard, VersionId
+from pipelines.datasets.manifest import Body, Manifest, Provenance, Shard
 from pipelines.datasets.meter import Meter
 from pipelines.datasets.packing import Groups, Kept, Totals
-from pipelines.datasets.source import Piece, open_source
-from pipelines.errors import CorruptObject, KeyNotFound, NotPacked, SourceRefused, Unknown
-from pipelines.records import Name, Record
+from pipelines.datasets.publications import Group, Packed, PackedChunk, Publication, Request
+from pipelines.datasets.source import open_source
+from pipelines.errors import CorruptObject, SourceRefused
+from pipelines.records import Record
 from pipelines.settings import Settings
 from pipelines.storage import Store
 
-CHUNK_GROUPS = 32
-"""What one task packs: so many shards, or fewer where they have many files."""
-
-_CHUNK_PIECES = 32_768
 _WAIT_S = 3600.0  # for the collector, which takes minutes
 _WORK = "publishing"  # folder below FLEETMARK_HOME
 
 Say = Callable[[str], None]
-R = TypeVar("R", bound=Record)
-
-
-class Request(Record):
-    """What a person asks for."""
-
-    source: str
-    dataset: Name
-    packing: Packing
-    tag: Name = names.LATEST
-    parent: str | None = ""  # a version whose packing is kept; "": the one that the tag stands on; None: none
-    note: str = Field(default="", max_length=500)
-
-
-class Group(Record):
-    """Source files that become one shard (of format parquet: one or more)."""
-
-    group: Sha256  # see packing.group_id
-    pieces: tuple[Piece, ...]
-
-
-class Chunk(Record):
-    groups: tuple[Group, ...]
-
-
-class Packed(Record):
-    """What a group became."""
-
-    group: Sha256
-    shards: tuple[Shard, ...]
-
-
-class PackedChunk(Record):
-    groups: tuple[Packed, ...]
-
-
-class Publication(Record):
-    """A publication under way. Its id is the hash of what is to be published and how."""
-
-    schema_version: Literal[1] = 1
-    publication: Name
-    request: Request
-    seen: Tag  # where the tag stood when this was planned
-    parent: VersionId | None
-    files: PositiveInt
-    size_bytes: NonNegativeInt
-    listing: Sha256
-    groups: PositiveInt
-    chunks: PositiveInt
 
 
 class Preview(Record):
@@ -135,10 +80,10 @@ def plan(settings: Settings, store: Store, request: Request) -> Publication:
         totals = grouped.totals
         publication = _id(request, parent, totals)
         claims.publishing(store, request.dataset, publication, _WAIT_S)
+        publications.begin(store, request.dataset, publication)
         groups = chunks = 0
-        for chunk in _chunked(grouped, request.packing):
-            key = _chunk_key(request.dataset, publication, chunks)
-            store.create(key, zstandard.compress(chunk.model_dump_json().encode()))
+        for chunk in publications.chunked(grouped, request.packing):
+            publications.write_chunk(store, request.dataset, publication, chunks, chunk)
             groups += len(chunk.groups)
             chunks += 1
     made = Publication(
@@ -152,17 +97,8 @@ def plan(settings: Settings, store: Store, request: Request) -> Publication:
         groups=groups,
         chunks=chunks,
     )
-    store.replace(_plan_key(request.dataset, publication), made.model_dump_json().encode())
+    publications.write(store, made)
     return made
-
-
-def load(store: Store, dataset: str, publication: str) -> Publication:
-    """Raises: Unknown: no such publication is under way."""
-    try:
-        return Publication.model_validate_json(store.read(_plan_key(dataset, publication)))
-    except KeyNotFound as e:
-        known = store.folders_under(names.publishing_prefix(dataset))
-        raise Unknown(f"publication of {dataset}", publication, tuple(known)) from e
 
 
 def pack(settings: Settings, store: Store, publication: Publication, number: int, meter: Meter) -> None:
@@ -173,12 +109,8 @@ def pack(settings: Settings, store: Store, publication: Publication, number: int
         SourceRefused, StoreRefused, StoreUnreachable, CorruptObject, StillCollecting: see `pack.pack_group`.
     """
     dataset = publication.request.dataset
-    done_key = _packed_key(dataset, publication.publication, number)
-    chunk = _chunk(store, dataset, publication.publication, number)
+    chunk = publications.read_chunk(store, publication, number)
     claims.publishing(store, dataset, publication.publication, _WAIT_S)
-    if store.exists(done_key):
-        meter.add(sum(piece.length for group in chunk.groups for piece in group.pieces), len(chunk.groups), spared=True)
-        return
     work = settings.home / _WORK
     work.mkdir(parents=True, exist_ok=True)
     place = packer.Place(store, bulk.of(store), work)
@@ -190,14 +122,13 @@ def pack(settings: Settings, store: Store, publication: Publication, number: int
         if packed is None:
             shards = packer.pack_group(place, dataset, source, group.pieces, publication.request.packing)
             packed = Packed(group=group.group, shards=shards)
-            body = zstandard.compress(packed.model_dump_json().encode())
-            store.create(names.packed_key(dataset, group.group), body)
+            publications.note(store, dataset, packed)
         meter.add(sum(piece.length for piece in group.pieces), spared=spared)
         return packed
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        packed_chunk = PackedChunk(groups=tuple(_all(pool, [partial(one, group) for group in chunk.groups])))
-    store.create(done_key, zstandard.compress(packed_chunk.model_dump_json().encode()))
+        packed = tuple(_all(pool, [partial(one, group) for group in chunk.groups]))
+    publications.write_packed(store, publication, number, PackedChunk(groups=packed))
 
 
 def commit(settings: Settings, store: Store, publication: Publication, at: datetime) -> Manifest:
@@ -210,8 +141,10 @@ def commit(settings: Settings, store: Store, publication: Publication, at: datet
         StillCollecting: see `claims.publishing`.
     """
     dataset, request = publication.request.dataset, publication.request
+    if (version := publications.finished(store, publication)) is not None:
+        return catalog.load_version(store, dataset, version)
     claims.publishing(store, dataset, publication.publication, _WAIT_S)
-    packed = list(chain.from_iterable(chunk.groups for chunk in _packed_chunks(store, publication)))
+    packed = list(chain.from_iterable(chunk.groups for chunk in publications.read_packed(store, publication)))
     body = Body(dataset=dataset, packing=request.packing, shards=tuple(chain.from_iterable(p.shards for p in packed)))
     _require_shards(store, body)
     seen = environment.snapshot(settings.home, ())
@@ -235,6 +168,7 @@ def commit(settings: Settings, store: Store, publication: Publication, at: datet
     store.delete(names.removed_key(dataset, made.version))
     published = catalog.load_version(store, dataset, made.version)
     catalog.move_tag(store, publication.seen, made.version, at, by=f"publish {request.source}"[:200])
+    publications.finish(store, publication, made.version)
     claims.published(store, dataset, publication.publication)
     return published
 
@@ -298,23 +232,10 @@ def _id(request: Request, parent: Manifest | None, totals: Totals) -> str:
     return keys.content_id([*wanted, parent.version if parent else None, totals.listing])
 
 
-def _chunked(groups: Groups, how: Packing) -> Iterator[Chunk]:
-    chunk: list[Group] = []
-    pieces_in_chunk = 0
-    for pieces in groups:
-        if chunk and (len(chunk) == CHUNK_GROUPS or pieces_in_chunk + len(pieces) > _CHUNK_PIECES):
-            yield Chunk(groups=tuple(chunk))
-            chunk, pieces_in_chunk = [], 0
-        chunk.append(Group(group=packing.group_id(pieces, how), pieces=pieces))
-        pieces_in_chunk += len(pieces)
-    yield Chunk(groups=tuple(chunk))
-
-
 def _packed_before(place: packer.Place, dataset: str, group: Group) -> Packed | None:
     """What the group became at an earlier time, if the store still has it."""
-    try:
-        found = _read(place.store, names.packed_key(dataset, group.group), Packed)
-    except KeyNotFound:
+    found = publications.noted(place.store, dataset, group.group)
+    if found is None:
         return None
     for shard in found.shards:
         if place.bulk.size(names.shard_key(dataset, shard.sha256)) != shard.size_bytes:
@@ -333,15 +254,6 @@ def _all(pool: ThreadPoolExecutor, calls: Sequence[Callable[[], Packed]]) -> Ite
             future.cancel()
 
 
-def _packed_chunks(store: Store, publication: Publication) -> list[PackedChunk]:
-    dataset = publication.request.dataset
-    wanted = [_packed_key(dataset, publication.publication, number) for number in range(publication.chunks)]
-    there = set(store.keys_under(names.publication_key(dataset, publication.publication, "packed")))
-    if missing := len(set(wanted) - there):
-        raise NotPacked(dataset, publication.publication, missing, publication.chunks)
-    return [_read(store, key, PackedChunk) for key in wanted]
-
-
 def _require_shards(store: Store, body: Body) -> None:
     """Raises: CorruptObject: a shard is not in the store, or not in its size."""
     large = bulk.of(store)
@@ -354,23 +266,3 @@ def _require_shards(store: Store, body: Body) -> None:
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(check, body.shards))
-
-
-def _read(store: Store, key: str, record: type[R]) -> R:
-    return record.model_validate_json(zstandard.decompress(store.read(key)))
-
-
-def _chunk(store: Store, dataset: str, publication: str, number: int) -> Chunk:
-    return _read(store, _chunk_key(dataset, publication, number), Chunk)
-
-
-def _plan_key(dataset: str, publication: str) -> str:
-    return names.publication_key(dataset, publication, "plan.json")
-
-
-def _chunk_key(dataset: str, publication: str, number: int) -> str:
-    return names.publication_key(dataset, publication, f"chunks/{number:06d}.json.zst")
-
-
-def _packed_key(dataset: str, publication: str, number: int) -> str:
-    return names.publication_key(dataset, publication, f"packed/{number:06d}.json.zst")

@@ -12,7 +12,7 @@ from pipelines.embedded.home import USER, Home, setting_variables, url
 from pipelines.embedded.keeper import Instance
 from pipelines.errors import AirflowFailed
 from pipelines.servers import Server
-from pipelines.settings import Settings
+from pipelines.settings import PREFIX, SCHEDULES, Settings
 
 DAG = "fleet_benchmark"
 _START_S = 180.0  # 10 s on an idle machine, 50 s on a busy one
@@ -67,7 +67,7 @@ def running(settings: Settings, say: Say) -> Iterator[tuple[Instance, bool]]:
         yield instance, True
         return
     # nothing but the one run: no schedule
-    instance = _started(Home(settings.model_copy(update={"nightly": "", "weekly": ""})), say, signal.SIGTERM)
+    instance = _started(Home(settings.model_copy(update=dict.fromkeys(SCHEDULES, ""))), say, signal.SIGTERM)
     try:
         yield instance, False
     finally:
@@ -142,4 +142,5 @@ def _require_same(home: Home, instance: Instance) -> None:
 
 def _lasting(variables: Mapping[str, str]) -> dict[str, str]:
     """Without the schedules, which a temporary Airflow does not have."""
-    return {name: value for name, value in variables.items() if not name.endswith(("_NIGHTLY", "_WEEKLY"))}
+    schedules = {f"{PREFIX}{name.upper()}" for name in SCHEDULES}
+    return {name: value for name, value in variables.items() if name not in schedules}

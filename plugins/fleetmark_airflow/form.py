@@ -1,6 +1,7 @@
 """The ad hoc form of `fleet_benchmark`: typed parameters, with the choices that inventory and suites give."""
 
 from datetime import timedelta
+from typing import Any
 
 from airflow.sdk import CronTriggerTimetable, Param
 
@@ -30,29 +31,7 @@ def benchmark_params(settings: Settings) -> dict[str, Param]:
             type="string",
             enum=list(known_suites),
         ),
-        "nodes": Param(
-            [],
-            title="Nodes",
-            description="One per line: a name, a glob (gpu-*), or conditions on labels and features "
-            f"(sku=h200,rack=r1 or feature=rdma). No node and no cohort: all of them. Known: {_listed(fleet.names)}.",
-            type="array",
-            items=_node_term(fleet),
-        ),
-        "cohort": Param(
-            None,
-            title="Cohort",
-            description="Every node with this label, in addition to the nodes named above.",
-            type=["null", "string"],
-            enum=[None, *cohorts(fleet)],
-            values_display={"null": "(none)"},
-        ),
-        "sample": Param(
-            None,
-            title="Sample",
-            description="Keep this many of the selected nodes, drawn at random. Empty: all of them.",
-            type=["null", "integer"],
-            minimum=1,
-        ),
+        **node_params(fleet),
         "dry_run": Param(
             False,
             title="Dry run",
@@ -83,6 +62,35 @@ def benchmark_params(settings: Settings) -> dict[str, Param]:
             type="object",
             additionalProperties={"type": ["boolean", "number", "string"]},
             section=_VARIED,
+        ),
+    }
+
+
+def node_params(fleet: Inventory) -> dict[str, Param]:
+    """Which nodes."""
+    return {
+        "nodes": Param(
+            [],
+            title="Nodes",
+            description="One per line: a name, a glob (gpu-*), or conditions on labels and features "
+            f"(sku=h200,rack=r1 or feature=rdma). No node and no cohort: all of them. Known: {_listed(fleet.names)}.",
+            type="array",
+            items=_node_term(fleet),
+        ),
+        "cohort": Param(
+            None,
+            title="Cohort",
+            description="Every node with this label, in addition to the nodes named above.",
+            type=["null", "string"],
+            enum=[None, *cohorts(fleet)],
+            values_display={"null": "(none)"},
+        ),
+        "sample": Param(
+            None,
+            title="Sample",
+            description="Keep this many of the selected nodes, drawn at random. Empty: all of them.",
+            type=["null", "integer"],
+            minimum=1,
         ),
     }
 
@@ -121,12 +129,16 @@ def timetable(cron: str) -> CronTriggerTimetable | None:
     return CronTriggerTimetable(cron, timezone="UTC", run_immediately=timedelta(0))
 
 
-def request(params: dict[str, object], trigger: str) -> Request:
+def request(params: dict[str, Any], trigger: str) -> Request:
     """The filled-in form as the library's request."""
-    nodes, cohort = params["nodes"], params["cohort"]
-    terms = (*(nodes if isinstance(nodes, list) else ()), *((cohort,) if cohort else ()))
-    taken = {name: params[name] for name in ("suite", "sample", "overrides", "repeats")}
-    return Request.model_validate({**taken, "nodes": terms, "note": params["note"] or "", "trigger": trigger})
+    taken = {name: params[name] for name in ("suite", "overrides", "repeats")}
+    return Request(**taken, **nodes_of(params), note=params["note"] or "", trigger=trigger)
+
+
+def nodes_of(params: dict[str, Any]) -> dict[str, Any]:
+    """What the form says of the nodes, as a selection's terms and sample."""
+    cohort = params["cohort"]
+    return {"nodes": (*params["nodes"], *((cohort,) if cohort else ())), "sample": params["sample"]}
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -34,17 +34,13 @@ def plan() -> list[str]:
     """Make and publish the plan. Returns its nodes; none for a dry run, and everything after it is skipped."""
     from fleetmark_airflow import form
     from pipelines import stages
-    from pipelines.errors import Unknown
 
+    require_known_parameters()
     context = get_current_context()
     dag_run, params = context["dag_run"], dict(context["params"])
-    declared = tuple(context["dag"].params)
-    for name in dag_run.conf or {}:
-        if name not in declared:  # Airflow lets it through, and a typo would run something else than was asked for
-            raise Unknown("parameter of the form", name, declared)
-    settings, store = _deployment()
+    settings, store = deployment()
     trigger = "schedule" if dag_run.run_type == "scheduled" else "manual"
-    made = stages.make_plan(settings, form.request(params, trigger), _run(), dag_run.run_after.astimezone(UTC))
+    made = stages.make_plan(settings, form.request(params, trigger), run(), dag_run.run_after.astimezone(UTC))
     _print(made, settings)
     if params["dry_run"]:
         log.info("dry run: nothing was published, nothing will run")
@@ -57,9 +53,9 @@ def measure(node: str) -> int:
     """Run the node's jobs on this machine. Returns how many raw outputs there are."""
     from pipelines import stages
 
-    settings, store = _deployment()
+    settings, store = deployment()
     attempt = get_current_context()["ti"].try_number
-    return len(stages.measure(settings, store, _run(), node, attempt, log.info))
+    return len(stages.measure(settings, store, run(), node, attempt, log.info))
 
 
 @task(trigger_rule="all_done_min_one_success")
@@ -67,7 +63,7 @@ def parse() -> str:
     """Turn raw outputs into rows; a node that failed has rows that say so. Returns the batch's id."""
     from pipelines import stages
 
-    return stages.parse(_store(), _run(), datetime.now(UTC))
+    return stages.parse(_store(), run(), datetime.now(UTC))
 
 
 @task
@@ -98,9 +94,9 @@ def report() -> str:
     """Judge the landed rows and render the run's page. Returns its key."""
     from pipelines import stages
 
-    store, run = _store(), _run()
-    stages.judge(store, run, datetime.now(UTC))
-    key = stages.report(store, run)
+    store, run_id = _store(), run()
+    stages.judge(store, run_id, datetime.now(UTC))
+    key = stages.report(store, run_id)
     log.info("report: %s", store.url(key))
     return key
 
@@ -118,7 +114,18 @@ def maintain() -> None:
     log.info("latest_rows=%d", done.latest_rows)
 
 
-def _run() -> str:
+def require_known_parameters() -> None:
+    """Raises: Unknown: the trigger has a parameter that the form does not know."""
+    from pipelines.errors import Unknown
+
+    context = get_current_context()
+    declared = tuple(context["dag"].params)
+    for name in context["dag_run"].conf or {}:
+        if name not in declared:  # Airflow lets it through, and a typo would run something else than was asked for
+            raise Unknown("parameter of the form", name, declared)
+
+
+def run() -> str:
     """Fleetmark's id of this DAG run: the same in every task and every retry."""
     from pipelines import keys
 
@@ -126,7 +133,8 @@ def _run() -> str:
     return keys.run_id(dag_run.run_after.astimezone(UTC), dag_run.run_id)
 
 
-def _deployment() -> "tuple[Settings, Store]":
+def deployment() -> "tuple[Settings, Store]":
+    """The settings of this process and the store they name."""
     from pipelines import settings as edge
     from pipelines import storage
 
@@ -135,7 +143,7 @@ def _deployment() -> "tuple[Settings, Store]":
 
 
 def _store() -> "Store":
-    return _deployment()[1]
+    return deployment()[1]
 
 
 def _print(made: "Plan", settings: "Settings") -> None:
