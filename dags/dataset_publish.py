@@ -43,9 +43,8 @@ from fleetmark_airflow import dataset_forms, dataset_tasks, tasks
 )
 def dataset_publish() -> None:
     planned = dataset_tasks.plan_publication()
-    packed = dataset_tasks.pack.partial(publication=planned["publication"]).expand(chunk=planned["chunks"])
-    committed = dataset_tasks.commit(planned["publication"])
-    packed >> committed >> dataset_tasks.land_versions()
+    committed = dataset_tasks.commit(planned)
+    dataset_tasks.pack.expand(chunk=planned) >> committed >> dataset_tasks.land_versions()
 
 
 dataset_publish()

@@ -6,7 +6,7 @@ Fetches the shards of dataset versions into the nodes' caches on NVMe, verified,
 | task | does | writes |
 |---|---|---|
 | `plan_staging` | resolves versions and tags, chooses shards and nodes | `stagings/<id>.json` |
-| `stage` | fetches a node's share; what is there is verified and kept | the node's cache, `staged/<date>/<id>/<node>.json` |
+| `stage` | fetches a node's share; what is there is verified and kept | its cache, `staged/<date>/<id>/<node>.json` |
 | `land_staging` | a row in the table `staging` for every transfer | |
 
 **Start one by hand:** *Trigger*, fill in the form. No version and *Shards* `hot` stages what `infra/hot.toml` names.

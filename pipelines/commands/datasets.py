@@ -190,16 +190,22 @@ def rm(version: str, as_json: bool) -> None:
 
 
 def _request(source: str, form: str, shard_size: int, zstd: int | None, no_parent: bool, **asked: Any) -> "Request":
+    from pydantic import ValidationError
+
     from pipelines.datasets import names
     from pipelines.datasets.manifest import Packing
     from pipelines.datasets.publications import Request
 
+    try:
+        packing = Packing.model_validate({"format": form, "shard_bytes": shard_size, "zstd_level": zstd})
+    except ValidationError as e:
+        raise click.BadParameter(e.errors()[0]["msg"], param_hint="--shard-size") from e
     asked["dataset"] = names.checked("dataset", asked["dataset"])
     asked["tag"] = names.checked("tag", asked["tag"])
     parent = asked.pop("parent")
     return Request(
         source=source if "://" in source else str(Path.cwd() / Path(source).expanduser()),
-        packing=Packing.model_validate({"format": form, "shard_bytes": shard_size, "zstd_level": zstd}),
+        packing=packing,
         parent=None if no_parent else parent or "",
         **asked,
     )

@@ -6,6 +6,7 @@ import mmap
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import zstandard
 from pipelines.datasets.manifest import BLOCK_BYTES
 from pipelines.errors import StoreRefused
 
-_BUFFER_BYTES = 2**20  # stays in the processor's cache between reading, hashing and writing; divides BLOCK_BYTES
+_BUFFER_BYTES = 2**20  # stays in the processor's cache between hashing and writing; divides BLOCK_BYTES
 _ALIGNED = 4096  # a multiple of every disk's logical block (open(2), O_DIRECT)
 
 
@@ -45,16 +46,22 @@ class Sink(Protocol):
 
 
 class NewFile:
-    """Bytes go in through `write` or `fill`; `finish` flushes them to the disk and gives the hashes."""
+    """Bytes go in through `write` or `fill`; `finish` flushes them to the disk and gives the hashes.
+
+    There are two buffers: while one is filled, a thread hashes and writes the other.
+    """
 
     def __init__(self, descriptor: int, path: str, is_direct: bool) -> None:
         self.path = path  # for a link or a copy while it is open
         self._descriptor = descriptor
-        self.size_bytes = 0  # so far
         self._is_direct = is_direct
-        self._memory = mmap.mmap(-1, _BUFFER_BYTES)  # aligned to a page, as O_DIRECT wants it
-        self._buffer = memoryview(self._memory)
+        self.size_bytes = 0  # so far
+        self._memory = mmap.mmap(-1, 2 * _BUFFER_BYTES)  # aligned to a page, as O_DIRECT wants it
+        self._buffer = memoryview(self._memory)[:_BUFFER_BYTES]
+        self._other = memoryview(self._memory)[_BUFFER_BYTES:]
         self._used = 0
+        self._thread = ThreadPoolExecutor(1)
+        self._flushing: Future[None] | None = None
         self._sha256 = hashlib.sha256()
         self._block = xxhash.xxh3_64()
         self._blocks: list[str] = []
@@ -84,35 +91,51 @@ class NewFile:
         """Everything is on the disk when this returns."""
         if self._used:
             self._flush()
+        self._settle()
         os.fdatasync(self._descriptor)
         if self.size_bytes % BLOCK_BYTES:
             self._blocks.append(self._block.hexdigest())
         return Written(self._sha256.hexdigest(), self.size_bytes, "".join(self._blocks))
 
+    def stop(self) -> None:
+        """Nothing is being written any more when this returns, whatever happened."""
+        self._thread.shutdown()
+
     def release(self) -> None:
         self._buffer.release()
+        self._other.release()
         self._memory.close()
 
     def _advance(self, count: int) -> None:
         self._used += count
+        self.size_bytes += count
         if self._used == _BUFFER_BYTES:
             self._flush()
 
     def _flush(self) -> None:
+        """Hand the buffer over and go on in the other one, when it is free."""
         data = self._buffer[: self._used]
         self._sha256.update(data)
         self._block.update(data)
-        if self._is_direct and self._used % _ALIGNED:  # the end: the last bytes go through the page cache
+        if self.size_bytes % BLOCK_BYTES == 0:
+            self._blocks.append(self._block.hexdigest())
+            self._block.reset()
+        self._settle()
+        self._flushing = self._thread.submit(self._append, data)
+        self._used = 0
+        self._buffer, self._other = self._other, self._buffer
+
+    def _settle(self) -> None:
+        if self._flushing is not None:
+            self._flushing.result()
+
+    def _append(self, data: memoryview) -> None:
+        if self._is_direct and len(data) % _ALIGNED:  # the end: the last bytes go through the page cache
             flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
             fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
         while data:
             written = os.write(self._descriptor, data)
             data = data[written:]
-        self.size_bytes += self._used
-        self._used = 0
-        if self.size_bytes % BLOCK_BYTES == 0:
-            self._blocks.append(self._block.hexdigest())
-            self._block.reset()
 
 
 class Compressed:
@@ -157,7 +180,10 @@ def new_file(folder: Path) -> Iterator[NewFile]:
         descriptor, is_direct, is_named = _open(folder, name)
         try:
             file = NewFile(descriptor, str(name) if is_named else f"/proc/self/fd/{descriptor}", is_direct)
-            yield file
+            try:
+                yield file
+            finally:
+                file.stop()
             file.release()
         finally:
             os.close(descriptor)

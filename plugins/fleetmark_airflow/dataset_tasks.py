@@ -20,9 +20,9 @@ DATASETS = Asset("fleetmark_datasets", "fleetmark://tables/datasets")
 """Updated by every publication; the event's extra holds dataset, version and tag."""
 
 
-@task(multiple_outputs=True)
-def plan_publication() -> dict[str, Any]:
-    """List the source and plan the shards. Returns the publication's id and the numbers of its chunks."""
+@task
+def plan_publication() -> list[str]:
+    """List the source and plan the shards. Returns the chunks, each as `<publication>/<number>`."""
     from pipelines.datasets import publish
 
     require_known_parameters()
@@ -37,29 +37,30 @@ def plan_publication() -> dict[str, Any]:
         "publication=%s files=%d bytes=%d groups=%d chunks=%d parent=%s",
         made.publication, made.files, made.size_bytes, made.groups, made.chunks, made.parent,
     )  # fmt: skip
-    return {"publication": made.publication, "chunks": list(range(made.chunks))}
+    return [f"{made.publication}/{number}" for number in range(made.chunks)]
 
 
 @task(map_index_template="{{ task.op_kwargs['chunk'] }}")
-def pack(publication: str, chunk: int) -> None:
+def pack(chunk: str) -> None:
     """Pack one chunk of the plan; what was packed before is not read again."""
     from pipelines.datasets import publications, publish
     from pipelines.datasets.meter import Meter
 
     settings, store = deployment()
+    publication, _, number = chunk.partition("/")
     planned = publications.load(store, _dataset(), publication)
     meter = Meter(log.info, planned.size_bytes, planned.groups, "shards")
-    publish.pack(settings, store, planned, chunk, meter)
+    publish.pack(settings, store, planned, int(number), meter)
     log.info("%s", meter.line())
 
 
 @task(outlets=[DATASETS])
-def commit(publication: str) -> str:
+def commit(chunks: list[str]) -> str:
     """Publish the version and move the tag. Returns the version's id."""
     from pipelines.datasets import publications, publish
 
     settings, store = deployment()
-    planned = publications.load(store, _dataset(), publication)
+    planned = publications.load(store, _dataset(), chunks[0].partition("/")[0])
     made = publish.commit(settings, store, planned, datetime.now(UTC))
     log.info("version=%s shards=%d stored_bytes=%d", made.reference, len(made.body.shards), made.stored_bytes)
     event = get_current_context()["outlet_events"][DATASETS]

@@ -33,7 +33,9 @@ def params_of(read_dags: ReadDags) -> Any:
 def test_every_dag_file_is_read_without_an_error(read_dags: ReadDags) -> None:
     bag = read_dags()
     assert bag.import_errors == {}
-    assert set(bag.dags) == {"fleet_benchmark", "results_maintenance"}
+    assert set(bag.dags) == {
+        "dataset_gc", "dataset_publish", "dataset_scrub", "dataset_stage", "fleet_benchmark", "results_maintenance",
+    }  # fmt: skip
 
 
 def test_every_dag_shows_a_runbook_that_says_whether_it_is_safe_to_run_again(read_dags: ReadDags) -> None:
@@ -86,6 +88,40 @@ def test_the_form_refuses_wrong_input_with_a_sentence(
     assert sentence in str(refused.value).splitlines()[0]
 
 
+@pytest.mark.parametrize(
+    ("dag", "name", "value", "sentence"),
+    [
+        ("dataset_publish", "source", "", "'' should be non-empty"),
+        ("dataset_publish", "dataset", "../etc", "'../etc' does not match"),
+        ("dataset_publish", "tag", "a b", "'a b' does not match"),
+        ("dataset_publish", "format", "zip", "'zip' is not one of ['tar', 'parquet', 'blob']"),
+        ("dataset_publish", "shard_mib", 0, "0 is less than the minimum of 1"),
+        ("dataset_publish", "zstd_level", 20, "20 is greater than the maximum of 19"),
+        ("dataset_stage", "versions", ["a@b@c"], "'a@b@c' does not match"),
+        ("dataset_stage", "shards", "some", "'some' does not match"),
+        ("dataset_stage", "copies", 0, "0 is less than the minimum of 1"),
+        ("dataset_scrub", "sample_percent", 0, "0 is less than or equal to the minimum of 0"),
+        ("dataset_gc", "grace_days", 0, "0 is less than the minimum of 1"),
+    ],
+)
+def test_the_dataset_forms_refuse_wrong_input_with_a_sentence(
+    read_dags: ReadDags, dag: str, name: str, value: Any, sentence: str
+) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    with pytest.raises(ParamValidationError) as refused:
+        read_dags().dags[dag].params[name] = value
+    assert sentence in str(refused.value).splitlines()[0]
+
+
+def test_the_collector_prints_first_unless_somebody_has_scheduled_it(
+    read_dags: ReadDags, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert read_dags().dags["dataset_gc"].params["dry_run"] is True
+    monkeypatch.setenv("FLEETMARK_GC", "0 7 * * 0")
+    assert read_dags().dags["dataset_gc"].params["dry_run"] is False
+
+
 @pytest.mark.parametrize("terms", [[], ["localhost"], ["loc*"], ["sku=gen*,rack=r1"], ["feature=rdma"], ["[a-z]*"]])
 def test_the_form_takes_names_globs_and_conditions(read_dags: ReadDags, terms: list[str]) -> None:
     params = params_of(read_dags)
@@ -102,10 +138,10 @@ def test_the_schedule_runs_the_storage_suite_on_every_node_where_there_is_one(re
 
 def test_a_malformed_inventory_is_an_import_error_that_names_line_and_field(read_dags: ReadDags, home: Path) -> None:
     (home / "fleet.toml").write_text('[[nodes]]\nname = "gpu-01"\nqueue = "gpu-01"\nscratch = 7\n')
-    (error,) = read_dags().import_errors.values()
-    assert error.strip().endswith(
-        f"{home}/fleet.toml, line 4, field nodes[0].scratch: Input should be a valid string, got 7"
-    )
+    errors = read_dags().import_errors
+    assert sorted(Path(file).name for file in errors) == ["dataset_scrub.py", "dataset_stage.py", "fleet_benchmark.py"]
+    sentence = f"{home}/fleet.toml, line 4, field nodes[0].scratch: Input should be a valid string, got 7"
+    assert {error.strip().rpartition("BadFile: ")[2] for error in errors.values()} == {sentence}
 
 
 def test_an_empty_cron_expression_means_no_schedule(read_dags: ReadDags, monkeypatch: pytest.MonkeyPatch) -> None:
