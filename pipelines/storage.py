@@ -5,6 +5,7 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -110,8 +111,11 @@ class Store:
 
     def objects_under(self, prefix: str) -> list[Stored]:
         """Every object below the folder `prefix`, sorted by key; empty when there is none."""
-        found = self._retrying(prefix, lambda: self.filesystem.find(self.path(prefix), detail=True))
-        objects = (self._stored(path, info) for path, info in found.items())
+        path = self.path(prefix)
+        find = partial(_files_under, path) if self.is_local else lambda: self.filesystem.find(path, detail=True)
+        found = self._retrying(prefix, find)
+        # s3fs gives the folder itself where an object came into it after it was listed as empty
+        objects = (self._stored(path, info) for path, info in found.items() if info["type"] == "file")
         return sorted(each for each in objects if not each.key.rsplit("/", 1)[-1].startswith(".tmp-"))
 
     def folders_under(self, prefix: str) -> list[str]:
@@ -124,7 +128,10 @@ class Store:
 
     def stat(self, key: str) -> Stored:
         """Raises: KeyNotFound: there is no such object."""
-        return self._stored(self.path(key), self._retrying(key, lambda: self.filesystem.info(self.path(key))))
+        info = self._retrying(key, lambda: self.filesystem.info(self.path(key)))
+        if info["type"] != "file":  # a folder: other keys begin with this one
+            raise KeyNotFound(self.url(key))
+        return self._stored(self.path(key), info)
 
     def delete(self, key: str) -> None:
         """Remove an object; no error when it is gone already."""
@@ -255,6 +262,22 @@ def s3_filesystem(endpoint: str | None) -> Any:
     )
     filesystem.retries = 1
     return filesystem
+
+
+def _files_under(root: str) -> dict[str, dict[str, Any]]:
+    """What fsspec's `find` gives for a directory. That one leaves out, silently, any folder that it may not list."""
+
+    def unless_gone(e: OSError) -> None:
+        if not isinstance(e, FileNotFoundError | NotADirectoryError):  # then nothing is below it
+            raise e
+
+    found: dict[str, dict[str, Any]] = {}
+    for folder, _, names in os.walk(root, onerror=unless_gone):
+        for name in names:
+            with suppress(FileNotFoundError):
+                stat = os.stat(path := f"{folder}/{name}")  # noqa: PTH116 - a Path for each of a million files takes longer
+                found[path] = {"type": "file", "size": stat.st_size, "mtime": stat.st_mtime}
+    return found
 
 
 def _publish_file(path: Path, data: bytes, publish: Callable[[Path, Path], object]) -> None:

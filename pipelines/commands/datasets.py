@@ -66,8 +66,8 @@ def publish(source: str, dry_run: bool, as_json: bool, **asked: Any) -> None:
     _land(store)
     if as_json:
         return console.emit(views.summary(made))
-    console.say(f"{made.reference} is published; {request.dataset}@{request.tag} stands on it")
-    return views.show(made)
+    shards, stored = len(made.body.shards), options.size(made.stored_bytes)
+    return click.echo(f"{made.reference}: {made.samples} samples in {shards} shards, {stored}")
 
 
 @dataset.command("list")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Literal
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, ValidationError
 
 from pipelines.datasets import manifest, names
 from pipelines.datasets.manifest import Index, Manifest, Shard, VersionId
@@ -161,7 +161,7 @@ def remove(store: Store, dataset: str, version: str) -> None:
     standing = tuple(tag.tag for tag in tags(store, dataset) if tag.version == version)
     if standing:
         raise VersionInUse(dataset, version, standing)
-    store.create(names.removed_key(dataset, version), body)
+    store.replace(names.removed_key(dataset, version), body)  # one that lies there already is older than this removal
     store.delete(key)
 
 
@@ -193,4 +193,7 @@ def _contents(store: Store, dataset: str, shards: list[Shard]) -> dict[str, set[
 
 
 def _move(store: Store, key: str) -> Move:
-    return Move.model_validate_json(store.read(key))
+    try:
+        return Move.model_validate_json(store.read(key))
+    except ValidationError as e:
+        raise CorruptObject(store.url(key), "it is not a move of a tag") from e

@@ -7,11 +7,20 @@ the same way is the same version on any machine; who published it when, from whe
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import xxhash
 import zstandard
-from pydantic import AwareDatetime, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    AwareDatetime,
+    Field,
+    ModelWrapValidatorHandler,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    computed_field,
+    model_validator,
+)
 
 from pipelines import keys
 from pipelines.datasets.names import ID_DIGITS
@@ -91,9 +100,26 @@ class Provenance(Record):
 
 
 class Manifest(Record):
+    """What is stored of a version: each part of it is covered by one of two hashes."""
+
     version: VersionId
     body: Body
     provenance: Provenance
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def provenance_sha256(self) -> str:
+        return keys.content_id(self.provenance.model_dump(mode="json"), 64)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _has_the_provenance_it_was_stored_with(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(given, dict) or "provenance_sha256" not in given:
+            return handler(given)
+        made = handler({name: value for name, value in given.items() if name != "provenance_sha256"})
+        if made.provenance_sha256 != given["provenance_sha256"]:
+            raise ValueError(f"its provenance has the sha256 {made.provenance_sha256}, another one is noted")
+        return made
 
     @model_validator(mode="after")
     def _is_named_by_its_body(self) -> Self:
@@ -172,6 +198,8 @@ def read_index(data: bytes, sha256: str, url: str) -> Index:
         CorruptObject: it is not what was stored under that name, or names a path that leads out of a folder.
     """
     try:
+        if zstandard.frame_content_size(data) > _MAX_INDEX_BYTES:  # which would be believed, and allocated
+            raise CorruptObject(url, f"it says that it unpacks to more than {_MAX_INDEX_BYTES} B")
         text = zstandard.ZstdDecompressor().decompress(data, max_output_size=_MAX_INDEX_BYTES)
     except zstandard.ZstdError as e:
         raise CorruptObject(url, str(e)) from e

@@ -125,14 +125,27 @@ def publication_key(dataset: str, publication: str, name: str) -> str:
     return keys.checked(f"{publishing_prefix(dataset)}/{publication}/{name}")
 
 
+def publishers_prefix(dataset: str) -> str:
+    """Where publications say that they are at work, an empty object for each."""
+    return f"{prefix(dataset)}/publishers"
+
+
+def publisher_key(dataset: str, publication: str) -> str:
+    return keys.checked(f"{publishers_prefix(dataset)}/{publication}")
+
+
 def collecting_prefix(dataset: str) -> str:
     """Where a collector says that it is at work."""
     return f"{prefix(dataset)}/collecting"
 
 
+def quarantined_prefix(dataset: str) -> str:
+    return f"{prefix(dataset)}/quarantined"
+
+
 def quarantined_key(dataset: str, sha256: str, scrub: str) -> str:
     """Where a scrub puts the bytes of a damaged shard away."""
-    return keys.checked(f"{prefix(dataset)}/quarantined/{sha256}.{scrub}")
+    return keys.checked(f"{quarantined_prefix(dataset)}/{sha256}.{scrub}")
 
 
 def staging_prefix(staging: str) -> str:
@@ -151,3 +164,8 @@ def scrub_prefix(scrub: str) -> str:
 
 def scrub_key(scrub: str, place: str) -> str:
     return keys.checked(f"{scrub_prefix(scrub)}/{place}.json")
+
+
+def staging_plan_key(staging: str) -> str:
+    """What a staging over nodes is to do."""
+    return keys.checked(f"stagings/{staging}.json")

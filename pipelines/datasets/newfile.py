@@ -48,7 +48,7 @@ class Sink(Protocol):
 class NewFile:
     """Bytes go in through `write` or `fill`; `finish` flushes them to the disk and gives the hashes.
 
-    There are two buffers: while one is filled, a thread hashes and writes the other.
+    There are two buffers: while one is filled and hashed, a thread writes the other.
     """
 
     def __init__(self, descriptor: int, path: str, is_direct: bool) -> None:
@@ -67,6 +67,10 @@ class NewFile:
         self._blocks: list[str] = []
 
     def write(self, data: bytes | memoryview) -> int:
+        if isinstance(data, bytes) and len(data) < _BUFFER_BYTES - self._used:  # most often the header of a small file
+            self._buffer[self._used : self._used + len(data)] = data
+            self._advance(len(data))
+            return len(data)
         left = memoryview(data).cast("B")
         while left:
             taken = min(len(left), _BUFFER_BYTES - self._used)
@@ -130,6 +134,7 @@ class NewFile:
             self._flushing.result()
 
     def _append(self, data: memoryview) -> None:
+        """In the thread."""
         if self._is_direct and len(data) % _ALIGNED:  # the end: the last bytes go through the page cache
             flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
             fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)

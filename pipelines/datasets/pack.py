@@ -12,7 +12,7 @@ from pipelines.datasets import manifest, names
 from pipelines.datasets.formats import blob, tar
 from pipelines.datasets.manifest import Entry, Packing, Shard
 from pipelines.datasets.newfile import Compressed, NewFile, Sink, new_file
-from pipelines.datasets.packing import Unit
+from pipelines.datasets.packing import Groups, Unit
 from pipelines.datasets.source import Piece, Source, SourceFile
 from pipelines.errors import CorruptObject, KeyNotFound, SourceChanged
 from pipelines.storage import Store
@@ -48,11 +48,19 @@ def units_of(source: Source, packing: Packing) -> Iterator[Unit]:
         return blob.units(source.files(), packing.shard_bytes)
     from pipelines.datasets.formats import parquet
 
-    return parquet.units(source, packing)
+    return parquet.units(source)
+
+
+def columns_of(source_url: str, groups: Groups) -> str | None:
+    """The columns of all shards to be, where the format has such. Raises: SourceRefused: files do not go together."""
+    from pipelines.datasets.formats import columns
+
+    found = list(groups.columns)
+    return columns.unified(source_url, found) if found else None
 
 
 def pack_group(
-    place: Place, dataset: str, source: Source, pieces: Sequence[Piece], packing: Packing
+    place: Place, dataset: str, source: Source, pieces: Sequence[Piece], packing: Packing, columns: str | None
 ) -> tuple[Shard, ...]:
     """Write the shards of a group, and their indexes, unless the store has them. Safe to repeat and to race.
 
@@ -61,14 +69,14 @@ def pack_group(
         CorruptObject: what was uploaded did not read back the same, twice.
         StoreRefused, StoreUnreachable: the store, or the disk of the work folder, does not take it.
     """
-    return tuple(_write(place, dataset, part) for part in _parts(source, pieces, packing))
+    return tuple(_write(place, dataset, part) for part in _parts(source, pieces, packing, columns))
 
 
-def _parts(source: Source, pieces: Sequence[Piece], packing: Packing) -> Iterator[Part]:
-    if packing.format == "parquet":
+def _parts(source: Source, pieces: Sequence[Piece], packing: Packing, columns: str | None) -> Iterator[Part]:
+    if columns is not None:
         from pipelines.datasets.formats import parquet
 
-        return parquet.parts(source, pieces, packing)
+        return parquet.parts(source, pieces, packing, columns)
     return iter([lambda into: _stream(source, pieces, packing, into)])
 
 

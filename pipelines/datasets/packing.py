@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from itertools import groupby
+from itertools import accumulate
 from typing import NamedTuple
 
 from pipelines.datasets.manifest import Packing
@@ -21,17 +21,23 @@ MOST_FILES = 32_768
 """Of one shard, about: what its index and its plan take in memory does not grow with the dataset."""
 
 _REWRITTEN = 4  # times what is new: so much of small shards is packed anew with it, so that they do not pile up
-_GROWN = 1.5  # times the size aimed at: a kept group that has grown beyond is packed anew
+_MOST_SMALL = 8  # shards less than half full: where there would be more, all but half as many are packed anew
+_GROWN = 1.5  # times the size aimed at: a kept group that has grown beyond, its largest sample apart, is packed anew
 
+_AS_JSON = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 PRAGMA cache_size = -16000;
+CREATE TABLE listed (
+    path TEXT, start INTEGER, length INTEGER, weight INTEGER, sample TEXT, size INTEGER, etag TEXT
+);
 CREATE TABLE unit (
     path TEXT, start INTEGER, length INTEGER, weight INTEGER, sample TEXT, size INTEGER, etag TEXT, grp INTEGER,
     PRIMARY KEY (path, start)
 ) WITHOUT ROWID;
 CREATE TABLE parent (path TEXT, start INTEGER, grp INTEGER, PRIMARY KEY (path, start)) WITHOUT ROWID;
+CREATE TABLE columns (columns TEXT PRIMARY KEY, path TEXT) WITHOUT ROWID;
 """
 
 
@@ -41,6 +47,7 @@ class Unit(NamedTuple):
     piece: Piece
     weight: int  # bytes it takes in a shard
     sample: str
+    columns: str = ""  # of format parquet: what the file has, see formats.columns; on one unit of each file
 
 
 class Kept(NamedTuple):
@@ -73,6 +80,11 @@ class Groups:
             digest.update(_line([path, size, etag]))
         return Totals(files, size_bytes, digest.hexdigest())
 
+    @property
+    def columns(self) -> Iterator[tuple[str, str]]:
+        """What different columns the files have, with the first path that has them, sorted by it."""
+        yield from self._database.execute("SELECT path, columns FROM columns ORDER BY path")
+
     def __len__(self) -> int:
         return int(self._database.execute("SELECT count(DISTINCT grp) FROM unit").fetchone()[0])
 
@@ -91,14 +103,18 @@ def pack(units: Iterable[Unit], parent: Iterable[Kept], packing: Packing) -> Ite
     """Decide on the groups of a version. `parent` is empty where there is none, or it was packed in another way."""
     with closing(sqlite3.connect("")) as database:  # a file without a name, see sqlite.org/inmemorydb.html
         database.executescript(_SCHEMA)
-        database.executemany("INSERT INTO parent VALUES (?, ?, ?)", parent)
+        database.executemany("INSERT OR IGNORE INTO parent VALUES (?, ?, ?)", parent)  # one unit may lie in two shards
         database.executemany(
-            "INSERT INTO unit VALUES (?, ?, ?, ?, ?, ?, ?, (SELECT grp FROM parent WHERE path = ?1 AND start = ?2))",
+            "INSERT INTO listed VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
-                (piece.file.path, piece.start, piece.length, weight, sample, piece.file.size_bytes, piece.file.etag)
-                for piece, weight, sample in units
+                (path, start, length, weight, sample, size_bytes, etag)
+                for ((path, size_bytes, etag), start, length), weight, sample, _ in _columns_noted(database, units)
             ),
         )
+        database.execute(  # sorted first: a tree that grows at its end alone is made five times as fast
+            "INSERT INTO unit SELECT listed.*, grp FROM listed LEFT JOIN parent USING (path, start) ORDER BY path, start"
+        )
+        database.execute("DROP TABLE listed")
         if database.execute("SELECT 1 FROM parent LIMIT 1").fetchone():
             _keep_samples_whole(database)
             _dissolve(database, packing.shard_bytes)
@@ -107,16 +123,28 @@ def pack(units: Iterable[Unit], parent: Iterable[Kept], packing: Packing) -> Ite
         yield Groups(database)
 
 
-def group_id(pieces: Iterable[Piece], packing: Packing) -> str:
+def group_id(pieces: Iterable[Piece], packing: Packing, columns: str | None = None) -> str:
     """The hash of a group's files as they were listed and of how they are packed: the same id gives the same shards."""
     digest = hashlib.sha256(_line(packing.model_dump(mode="json")))
-    for piece in pieces:
-        digest.update(_line([*piece.file, piece.start, piece.length]))
+    if columns is not None:
+        digest.update(_line(columns))
+    for (path, size_bytes, etag), start, length in pieces:
+        digest.update(_line([path, size_bytes, etag, start, length]))
     return digest.hexdigest()
 
 
+def _columns_noted(database: sqlite3.Connection, units: Iterable[Unit]) -> Iterator[Unit]:
+    for unit in units:
+        if unit.columns:
+            database.execute(
+                "INSERT INTO columns VALUES (?, ?) ON CONFLICT DO UPDATE SET path = min(path, excluded.path)",
+                (unit.columns, unit.piece.file.path),
+            )
+        yield unit
+
+
 def _line(body: object) -> bytes:
-    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    return _AS_JSON.encode(body).encode() + b"\n"
 
 
 def _keep_samples_whole(database: sqlite3.Connection) -> None:
@@ -132,55 +160,64 @@ def _dissolve(database: sqlite3.Connection, shard_bytes: int) -> None:
     """Packed anew are groups that have grown too large, small ones that lost something, and some small ones beside."""
     before = dict(database.execute("SELECT grp, count(*) FROM parent GROUP BY grp"))
     now = database.execute(
-        "SELECT grp, sum(weight), count(*), count(DISTINCT sample) FROM unit WHERE grp IS NOT NULL GROUP BY grp"
+        "SELECT grp, sum(cost), sum(units), max(cost) FROM ("  # noqa: S608
+        f"SELECT grp, sum({_cost(shard_bytes)}) AS cost, count(*) AS units FROM unit WHERE grp IS NOT NULL"
+        " GROUP BY grp, sample) GROUP BY grp"
     ).fetchall()
-    new_bytes = database.execute("SELECT coalesce(sum(weight), 0) FROM unit WHERE grp IS NULL").fetchone()[0]
+    new = _new(database, shard_bytes)
     freed, small = [], []
-    for group, weight, units, samples in now:
-        too_large = max(weight / shard_bytes, units / MOST_FILES) > _GROWN and samples > 1
-        is_small = weight < shard_bytes / 2 and units < MOST_FILES / 2
-        if too_large or (is_small and units != before[group]):
+    for group, cost, units, largest in now:
+        is_small = cost < shard_bytes / 2
+        # as it is first packed, a group without its largest sample is no larger than the size aimed at
+        if cost - largest > _GROWN * shard_bytes or (is_small and units != before[group]):
             freed.append(group)
-            new_bytes += weight
+            new += cost
         elif is_small:
-            small.append((weight, group))
-    budget = _REWRITTEN * new_bytes
-    for weight, group in sorted(small):
-        budget -= weight
-        if budget < 0:
-            break
-        freed.append(group)
+            small.append((cost, group))
+    if new:  # the same source once more is packed as it was
+        freed += _small_ones(sorted(small), _REWRITTEN * new)
     database.execute("CREATE TEMP TABLE freed (grp INTEGER PRIMARY KEY)")
     database.executemany("INSERT INTO freed VALUES (?)", ((group,) for group in freed))
     database.execute("UPDATE unit SET grp = NULL WHERE grp IN (SELECT grp FROM freed)")
 
 
+def _small_ones(small: list[tuple[int, int]], budget: int) -> list[int]:
+    """The smallest groups: as many as the budget allows, and so many that few are left."""
+    within = sum(1 for so_far in accumulate(cost for cost, _ in small) if so_far <= budget)
+    too_many = len(small) - _MOST_SMALL // 2 if len(small) - within > _MOST_SMALL else 0
+    return [group for _, group in small[: max(within, too_many)]]
+
+
+def _cost(shard_bytes: int) -> str:
+    """What a unit counts for, as SQL: its bytes, and no less than keeps a group below `MOST_FILES`."""
+    return f"max(weight, {shard_bytes // MOST_FILES})"
+
+
+def _new(database: sqlite3.Connection, shard_bytes: int) -> int:
+    """What all the units cost that have no group."""
+    query = f"SELECT coalesce(sum({_cost(shard_bytes)}), 0) FROM unit WHERE grp IS NULL"  # noqa: S608
+    return int(database.execute(query).fetchone()[0])
+
+
 def _pack_the_rest(database: sqlite3.Connection, shard_bytes: int) -> None:
     """Cut what has no group into as few groups as the size allows, all of them equally full, to one sample."""
-    cost = f"max(weight, {shard_bytes // MOST_FILES})"
-    total = database.execute(f"SELECT sum({cost}) FROM unit WHERE grp IS NULL").fetchone()[0]  # noqa: S608
-    if total is None:
+    total = _new(database, shard_bytes)
+    if not total:
         return
     first = database.execute("SELECT coalesce(max(grp), -1) + 1 FROM unit").fetchone()[0]
-    rows = database.execute(
-        f"SELECT sample, path, start, {cost} FROM unit WHERE grp IS NULL ORDER BY sample, path, start"  # noqa: S608
+    samples = database.execute(
+        f"SELECT sample, sum({_cost(shard_bytes)}) FROM unit WHERE grp IS NULL GROUP BY sample ORDER BY sample"  # noqa: S608
     )
+    database.execute("CREATE TEMP TABLE placed (sample TEXT PRIMARY KEY, grp INTEGER) WITHOUT ROWID")
+    database.executemany("INSERT INTO placed VALUES (?, ?)", _placed(samples, first, -(-total // shard_bytes), total))
     database.execute(
-        "CREATE TEMP TABLE placed (path TEXT, start INTEGER, grp INTEGER, PRIMARY KEY (path, start)) WITHOUT ROWID"
-    )
-    database.executemany("INSERT INTO placed VALUES (?, ?, ?)", _placed(rows, first, -(-total // shard_bytes), total))
-    database.execute(
-        "UPDATE unit SET grp = (SELECT grp FROM placed p WHERE p.path = unit.path AND p.start = unit.start)"
-        " WHERE grp IS NULL"
+        "UPDATE unit SET grp = (SELECT grp FROM placed WHERE placed.sample = unit.sample) WHERE grp IS NULL"
     )
 
 
-def _placed(rows: Iterable[tuple[str, str, int, int]], first: int, count: int, total: int) -> Iterator[Kept]:
-    """Each unit in the group that the middle of its sample falls into."""
+def _placed(samples: Iterable[tuple[str, int]], first: int, count: int, total: int) -> Iterator[tuple[str, int]]:
+    """Each sample in the group that its middle falls into."""
     before = 0
-    for _, sample in groupby(rows, key=lambda row: row[0]):
-        units = [(path, start, cost) for _, path, start, cost in sample]
-        size = sum(cost for _, _, cost in units)
-        group = first + min(count - 1, count * (2 * before + size) // (2 * total)) if total else first
-        before += size
-        yield from (Kept(path, start, group) for path, start, _ in units)
+    for sample, cost in samples:
+        yield sample, first + min(count - 1, count * (2 * before + cost) // (2 * total))
+        before += cost

@@ -68,12 +68,16 @@ class Publication(Record):
     listing: Sha256
     groups: PositiveInt
     chunks: PositiveInt
+    columns: str | None = None  # of format parquet: those of all shards, see formats.columns
 
 
 def load(store: Store, dataset: str, publication: str) -> Publication:
-    """Raises: Unknown: no such publication is under way."""
+    """Raises: Unknown: no such publication is under way. CorruptObject: its plan is not what was written."""
+    key = _plan_key(dataset, publication)
     try:
-        return Publication.model_validate_json(store.read(_plan_key(dataset, publication)))
+        return Publication.model_validate_json(store.read(key))
+    except ValidationError as e:
+        raise CorruptObject(store.url(key), "it is not the plan of a publication") from e
     except KeyNotFound as e:
         known = store.folders_under(names.publishing_prefix(dataset))
         raise Unknown(f"publication of {dataset}", publication, tuple(known)) from e
@@ -84,7 +88,7 @@ def write(store: Store, planned: Publication) -> None:
     store.replace(_plan_key(planned.request.dataset, planned.publication), planned.model_dump_json().encode())
 
 
-def chunked(groups: Groups, how: Packing) -> Iterator[Chunk]:
+def chunked(groups: Groups, how: Packing, columns: str | None) -> Iterator[Chunk]:
     """The groups in portions that one task packs."""
     most = max(_CHUNK_GROUPS, -(-len(groups) // _MOST_CHUNKS))
     chunk: list[Group] = []
@@ -93,7 +97,7 @@ def chunked(groups: Groups, how: Packing) -> Iterator[Chunk]:
         if chunk and (len(chunk) == most or pieces_in_chunk + len(pieces) > _CHUNK_PIECES):
             yield Chunk(groups=tuple(chunk))
             chunk, pieces_in_chunk = [], 0
-        chunk.append(Group(group=packing.group_id(pieces, how), pieces=pieces))
+        chunk.append(Group(group=packing.group_id(pieces, how, columns), pieces=pieces))
         pieces_in_chunk += len(pieces)
     yield Chunk(groups=tuple(chunk))
 
@@ -125,13 +129,8 @@ def read_packed(store: Store, of: Publication) -> Iterator[PackedChunk]:
         yield _read(store, key, PackedChunk)
 
 
-def begin(store: Store, dataset: str, publication: str) -> None:
-    """The same source may have been published in the same way before: this time counts."""
-    store.delete(_finished_key(dataset, publication))
-
-
 def finish(store: Store, of: Publication, version: str) -> None:
-    """Remember which version it became, for a repeated commit, and forget how."""
+    """Remember which version it became, for whoever else is at the same publication, and forget how."""
     dataset, publication = of.request.dataset, of.publication
     store.replace(_finished_key(dataset, publication), version.encode())
     for number in range(of.chunks):
@@ -140,7 +139,7 @@ def finish(store: Store, of: Publication, version: str) -> None:
 
 
 def finished(store: Store, of: Publication) -> str | None:
-    """The version it became, if it has been committed since it was planned."""
+    """The version it became, if somebody has committed it. Another plan has another id once that moved the tag."""
     try:
         return store.read(_finished_key(of.request.dataset, of.publication)).decode()
     except KeyNotFound:

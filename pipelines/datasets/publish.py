@@ -18,12 +18,13 @@ import pipelines
 from pipelines import bulk, environment, keys
 from pipelines.datasets import catalog, claims, names, packing, publications
 from pipelines.datasets import pack as packer
+from pipelines.datasets.catalog import Tag
 from pipelines.datasets.manifest import Body, Manifest, Provenance, Shard
 from pipelines.datasets.meter import Meter
 from pipelines.datasets.packing import Groups, Kept, Totals
 from pipelines.datasets.publications import Group, Packed, PackedChunk, Publication, Request
 from pipelines.datasets.source import open_source
-from pipelines.errors import CorruptObject, SourceRefused
+from pipelines.errors import CorruptObject, KeyNotFound, NotPacked, SourceRefused
 from pipelines.records import Record
 from pipelines.settings import Settings
 from pipelines.storage import Store
@@ -50,9 +51,10 @@ def preview(settings: Settings, store: Store, request: Request) -> Preview:
     groups = known = known_bytes = 0
     with _grouped(settings, store, request, parent) as grouped:
         totals = grouped.totals
+        columns = packer.columns_of(request.source, grouped)
         for pieces in grouped:
             groups += 1
-            if store.exists(names.packed_key(request.dataset, packing.group_id(pieces, request.packing))):
+            if store.exists(names.packed_key(request.dataset, packing.group_id(pieces, request.packing, columns))):
                 known += 1
                 known_bytes += sum(piece.length for piece in pieces)
     return Preview(
@@ -78,11 +80,11 @@ def plan(settings: Settings, store: Store, request: Request) -> Publication:
     seen = catalog.tag_of(store, request.dataset, request.tag)
     with _grouped(settings, store, request, parent) as grouped:
         totals = grouped.totals
-        publication = _id(request, parent, totals)
+        columns = packer.columns_of(request.source, grouped)
+        publication = _id(request, seen, parent, totals, columns)
         claims.publishing(store, request.dataset, publication, _WAIT_S)
-        publications.begin(store, request.dataset, publication)
         groups = chunks = 0
-        for chunk in publications.chunked(grouped, request.packing):
+        for chunk in publications.chunked(grouped, request.packing, columns):
             publications.write_chunk(store, request.dataset, publication, chunks, chunk)
             groups += len(chunk.groups)
             chunks += 1
@@ -96,6 +98,7 @@ def plan(settings: Settings, store: Store, request: Request) -> Publication:
         listing=totals.listing,
         groups=groups,
         chunks=chunks,
+        columns=columns,
     )
     publications.write(store, made)
     return made
@@ -109,7 +112,12 @@ def pack(settings: Settings, store: Store, publication: Publication, number: int
         SourceRefused, StoreRefused, StoreUnreachable, CorruptObject, StillCollecting: see `pack.pack_group`.
     """
     dataset = publication.request.dataset
-    chunk = publications.read_chunk(store, publication, number)
+    try:
+        chunk = publications.read_chunk(store, publication, number)
+    except KeyNotFound:
+        if publications.finished(store, publication) is None:
+            raise
+        return  # somebody else was at the same publication and has committed it
     claims.publishing(store, dataset, publication.publication, _WAIT_S)
     work = settings.home / _WORK
     work.mkdir(parents=True, exist_ok=True)
@@ -120,13 +128,14 @@ def pack(settings: Settings, store: Store, publication: Publication, number: int
         packed = _packed_before(place, dataset, group)
         spared = packed is not None
         if packed is None:
-            shards = packer.pack_group(place, dataset, source, group.pieces, publication.request.packing)
+            how, columns = publication.request.packing, publication.columns
+            shards = packer.pack_group(place, dataset, source, group.pieces, how, columns)
             packed = Packed(group=group.group, shards=shards)
             publications.note(store, dataset, packed)
         meter.add(sum(piece.length for piece in group.pieces), spared=spared)
         return packed
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         packed = tuple(_all(pool, [partial(one, group) for group in chunk.groups]))
     publications.write_packed(store, publication, number, PackedChunk(groups=packed))
 
@@ -140,9 +149,26 @@ def commit(settings: Settings, store: Store, publication: Publication, at: datet
         CorruptObject: a shard has gone from the store.
         StillCollecting: see `claims.publishing`.
     """
+    try:
+        return _committed(store, publication) or _commit(settings, store, publication, at)
+    except (KeyNotFound, NotPacked):  # perhaps as somebody else has committed it since, and cleaned up
+        if (published := _committed(store, publication)) is None:
+            raise
+        return published
+
+
+def _committed(store: Store, publication: Publication) -> Manifest | None:
+    """What was published, if somebody has committed it; what a process killed over that has left is cleaned up."""
+    if (version := publications.finished(store, publication)) is None:
+        return None
+    published = catalog.load_version(store, publication.request.dataset, version)
+    claims.published(store, publication.request.dataset, publication.publication)
+    publications.finish(store, publication, version)
+    return published
+
+
+def _commit(settings: Settings, store: Store, publication: Publication, at: datetime) -> Manifest:
     dataset, request = publication.request.dataset, publication.request
-    if (version := publications.finished(store, publication)) is not None:
-        return catalog.load_version(store, dataset, version)
     claims.publishing(store, dataset, publication.publication, _WAIT_S)
     packed = list(chain.from_iterable(chunk.groups for chunk in publications.read_packed(store, publication)))
     body = Body(dataset=dataset, packing=request.packing, shards=tuple(chain.from_iterable(p.shards for p in packed)))
@@ -164,12 +190,13 @@ def commit(settings: Settings, store: Store, publication: Publication, at: datet
             note=request.note,
         ),
     )
-    store.create(names.version_key(dataset, made.version), made.model_dump_json().encode())
+    if store.create(names.version_key(dataset, made.version), made.model_dump_json().encode()):
+        _require_not_collected(store, publication, body)
     store.delete(names.removed_key(dataset, made.version))
     published = catalog.load_version(store, dataset, made.version)
+    claims.published(store, dataset, publication.publication)
     catalog.move_tag(store, publication.seen, made.version, at, by=f"publish {request.source}"[:200])
     publications.finish(store, publication, made.version)
-    claims.published(store, dataset, publication.publication)
     return published
 
 
@@ -227,9 +254,9 @@ def _not_empty(source: str, units: Iterator[packing.Unit]) -> Iterator[packing.U
     yield from units
 
 
-def _id(request: Request, parent: Manifest | None, totals: Totals) -> str:
-    wanted = [request.source, request.dataset, request.packing.model_dump(mode="json"), request.tag]
-    return keys.content_id([*wanted, parent.version if parent else None, totals.listing])
+def _id(request: Request, seen: Tag, parent: Manifest | None, totals: Totals, columns: str | None) -> str:
+    wanted = [request.source, request.dataset, request.packing.model_dump(mode="json"), request.tag, seen.number]
+    return keys.content_id([*wanted, parent.version if parent else None, totals.listing, columns])
 
 
 def _packed_before(place: packer.Place, dataset: str, group: Group) -> Packed | None:
@@ -266,3 +293,18 @@ def _require_shards(store: Store, body: Body) -> None:
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(check, body.shards))
+
+
+def _require_not_collected(store: Store, publication: Publication, body: Body) -> None:
+    """Take a version back that came after its process slept for days and its publication was taken for abandoned.
+
+    Raises:
+        CorruptObject: the collector has deleted a shard of it.
+    """
+    if claims.stands(store, body.dataset, publication.publication):
+        return
+    try:
+        _require_shards(store, body)
+    except CorruptObject:
+        store.delete(names.version_key(body.dataset, body.version))
+        raise

@@ -15,7 +15,7 @@ class Directory(Selected):
 
     def __init__(self, path: str) -> None:
         path = os.path.abspath(path)  # noqa: PTH100 - resolve() would follow links
-        super().__init__(*split(path, Path(path).is_file()))
+        super().__init__(*(path, None) if Path(path).is_dir() else split(path, Path(path).is_file()))
         self.url = f"file://{path}"
 
     def files(self) -> Iterator[SourceFile]:
@@ -49,11 +49,10 @@ class Directory(Selected):
         for piece in pieces:
             descriptor = self._opened(piece.file.path)
             try:
-                self._compare(piece.file, descriptor)
                 if piece.start:
                     os.lseek(descriptor, piece.start, os.SEEK_SET)
                 yield piece, partial(self._read, piece.file.path, descriptor)
-                self._compare(piece.file, descriptor)
+                self._compare(piece.file, descriptor)  # which also tells of a change before it was read
             finally:
                 os.close(descriptor)
 
@@ -69,7 +68,8 @@ class Directory(Selected):
 
     def _opened(self, path: str) -> int:
         try:
-            return os.open(f"{self.root}/{path}", os.O_RDONLY | os.O_CLOEXEC)
+            # without O_NONBLOCK a FIFO that has taken the file's place would keep us waiting for a writer
+            return os.open(f"{self.root}/{path}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError as e:
             raise SourceChanged(self._url(path), "a file", "nothing") from e
         except OSError as e:

@@ -2,13 +2,14 @@
 
 import hashlib
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import IO, Any
 
 from pipelines import storage
 from pipelines.datasets.manifest import checked_path
 from pipelines.datasets.source import Piece, ReadInto, Selected, SourceFile, compare, split
-from pipelines.errors import SourceChanged, SourceRefused
+from pipelines.errors import FleetmarkError, SourceChanged, SourceRefused
 
 
 class Filesystem(Selected):
@@ -16,52 +17,91 @@ class Filesystem(Selected):
 
     def __init__(self, url: str) -> None:
         self._filesystem, path = storage.other_filesystem(url)
-        try:
-            super().__init__(*split(path, bool(self._filesystem.isfile(path))))
-        except Exception as e:
-            raise SourceRefused(url, f"{type(e).__name__}: {e}") from e
+        with _refused(url):  # a web server says of a folder, too, that it is a file
+            self._is_file = not url.endswith("/") and bool(self._filesystem.isfile(path))
+        super().__init__(*split(path, self._is_file))
+        self._path = path
         self.url = url
 
     def files(self) -> Iterator[SourceFile]:
-        try:
-            for path, info in self._filesystem.find(self.root, detail=True).items():
-                relative = str(path).removeprefix(self.root).lstrip("/")
-                if self.has(relative):
-                    yield SourceFile(checked_path(relative), int(info["size"]), _etag(info))
-        except Exception as e:
-            raise SourceRefused(self.url, f"{type(e).__name__}: {e}") from e
+        with _refused(self.url):
+            if self._is_file:
+                yield self._listed(self._path, self._filesystem.info(self._path))
+            else:
+                yield from self._below(self.root)
+
+    def _below(self, folder: str) -> Iterator[SourceFile]:
+        """Not by fsspec's own find(), which leaves out what it may not list."""
+        for info in self._filesystem.ls(folder, detail=True):
+            path = str(info["name"])
+            if info["type"] == "directory":
+                yield from self._below(path)
+            elif self.has(self._relative(path)):
+                # a web server's page of links says nothing else of them
+                yield self._listed(path, self._filesystem.info(path) if info["size"] is None else info)
+
+    def _listed(self, path: str, info: dict[str, Any]) -> SourceFile:
+        if info["size"] is None:
+            raise SourceRefused(path, "its size is not known before it is read")
+        return SourceFile(checked_path(self._relative(path)), int(info["size"]), _etag(info))
+
+    def _relative(self, path: str) -> str:
+        return path.removeprefix(self.root).lstrip("/")
 
     def reading(self, pieces: Iterable[Piece]) -> Generator[tuple[Piece, ReadInto], None, None]:
         for piece in pieces:
+            self.check(piece.file)
+            where = self._where(piece.file)
             with self.open(piece.file) as opened:
-                opened.seek(piece.start)
-                yield piece, partial(_read_from, opened)
+                with _refused(where):
+                    opened.seek(piece.start)
+                yield piece, partial(_read_from, where, opened)
             self.check(piece.file)
 
     def open(self, file: SourceFile) -> IO[bytes]:
-        try:
-            opened: IO[bytes] = self._filesystem.open(f"{self.root.rstrip('/')}/{file.path}", "rb")
-        except Exception as e:
-            raise SourceRefused(f"{self.root}/{file.path}", f"{type(e).__name__}: {e}") from e
+        with _refused(self._where(file)):
+            opened: IO[bytes] = self._filesystem.open(self._where(file), "rb")
         return opened
 
     def check(self, file: SourceFile) -> None:
-        where = f"{self.root.rstrip('/')}/{file.path}"
+        where = self._where(file)
         try:
-            info = self._filesystem.info(where)
-        except FileNotFoundError as e:
-            raise SourceChanged(where, file.etag, "nothing") from e
-        compare(where, file, SourceFile(file.path, int(info["size"]), _etag(info)))
+            with _refused(where):
+                info = self._filesystem.info(where)
+        except SourceRefused as e:
+            if isinstance(e.__cause__, FileNotFoundError):
+                raise SourceChanged(where, file.etag, "nothing") from e
+            raise
+        compare(where, file, SourceFile(file.path, info["size"], _etag(info)))
+
+    def _where(self, file: SourceFile) -> str:
+        return f"{self.root.rstrip('/')}/{file.path}"
+
+
+@contextmanager
+def _refused(url: str) -> Iterator[None]:
+    """Whatever a filesystem of some kind raises, as our own error."""
+    try:
+        yield
+    except FleetmarkError:
+        raise
+    except Exception as e:
+        raise SourceRefused(url, f"{type(e).__name__}: {e}") from e
 
 
 def _etag(info: dict[str, Any]) -> str:
     """Of whatever a filesystem tells of a file, all that does not depend on how it was asked."""
-    known = {"ETag", "etag", "mtime", "modified", "created", "LastModified", "last_modified", "md5Hash", "size"}
-    said = sorted((name, str(value)) for name, value in info.items() if name in known)
+    known = {"etag", "mtime", "modified", "created", "lastmodified", "md5hash", "contentmd5", "digest", "size"}
+    said = sorted((name, str(value)) for name, value in info.items() if _plain(name) in known)
     return hashlib.sha256(repr(said).encode()).hexdigest()[:32]
 
 
-def _read_from(opened: IO[bytes], space: memoryview) -> int:
-    data = opened.read(len(space))
+def _plain(name: str) -> str:
+    return name.replace("-", "").replace("_", "").lower()
+
+
+def _read_from(where: str, opened: IO[bytes], space: memoryview) -> int:
+    with _refused(where):
+        data = opened.read(len(space))
     space[: len(data)] = data
     return len(data)

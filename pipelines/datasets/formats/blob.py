@@ -11,6 +11,8 @@ from pipelines.datasets.newfile import Sink
 from pipelines.datasets.packing import Unit
 from pipelines.datasets.source import Piece, ReadInto, SourceFile
 
+_NOTHING = b"\0"  # what stands for empty files alone: no shard is empty, so that each has a block to check
+
 
 def units(files: Iterable[SourceFile], shard_bytes: int) -> Iterator[Unit]:
     """A unit for each range of each file; an empty file is one, too."""
@@ -27,3 +29,5 @@ def pack(reading: Iterable[tuple[Piece, ReadInto]], into: Sink) -> Iterator[Entr
         xxh3 = into.fill(piece.length, read)
         yield Entry(path=piece.file.path, at=piece.start, offset=offset, length=piece.length, xxh3=xxh3)
         offset += piece.length
+    if not offset:
+        into.write(_NOTHING)

@@ -30,49 +30,52 @@ def sample_key(path: str) -> str:
 def units(files: Iterable[SourceFile]) -> Iterator[Unit]:
     """A unit for each file, with what it takes in an archive; the files of a sample stay together."""
     for file in files:
-        weight = BLOCK + file.size_bytes + -file.size_bytes % BLOCK
+        head = BLOCK if _is_simple(file.path, file.size_bytes) else len(header(file.path, file.size_bytes))
+        weight = head + file.size_bytes + -file.size_bytes % BLOCK
         yield Unit(Piece(file, 0, file.size_bytes), weight, sample_key(file.path))
 
 
 def pack(reading: Iterable[tuple[Piece, ReadInto]], into: Sink) -> Iterator[Entry]:
     """Write the pieces, whole files in the order of their samples; yields what lies where."""
-    offset = 0
+    offset, padding = 0, b""
     for piece, read in reading:
-        head = header(piece.file.path, piece.length)
-        into.write(head)
-        offset += len(head)
+        offset += into.write(padding + header(piece.file.path, piece.length))
         xxh3 = into.fill(piece.length, read)
-        into.write(_ZEROS[: -piece.length % BLOCK])
         yield Entry(path=piece.file.path, offset=offset, length=piece.length, xxh3=xxh3)
-        offset += piece.length + -piece.length % BLOCK
-    into.write(_END)
+        offset += piece.length
+        padding = _ZEROS[: -offset % BLOCK]
+    into.write(padding + _END)
 
 
 def header(path: str, size_bytes: int) -> bytes:
-    """The header of one file: what tarfile makes, ten times as fast for names that ustar can hold.
+    """The header of one file: what tarfile makes, twenty times as fast for names that ustar can hold.
 
     Test: equal to `tarfile.TarInfo.tobuf` for any name and size.
     """
-    name = path.encode()
-    if len(name) > _SIMPLE_NAME or size_bytes > _LARGEST or not path.isascii():
+    if not _is_simple(path, size_bytes):
         info = tarfile.TarInfo(path)
         info.size, info.mode = size_bytes, _MODE
         return info.tobuf(tarfile.PAX_FORMAT)
-    block = bytearray(_TEMPLATE)
-    block[: len(name)] = name
-    block[124:135] = b"%011o" % size_bytes
-    block[148:156] = b"%06o\0 " % (sum(block) + _CHECKSUM_BLANK)
-    return bytes(block)
+    name, size = path.encode(), b"%011o" % size_bytes
+    checksum = b"%06o\0 " % (_CHECKSUM + sum(name) + sum(size))
+    return b"".join((name, _BEFORE_SIZE[len(name) :], size, _BEFORE_CHECKSUM, checksum, _AFTER_CHECKSUM))
+
+
+def _is_simple(path: str, size_bytes: int) -> bool:
+    """Whether ustar can hold them."""
+    return path.isascii() and len(path) <= _SIMPLE_NAME and size_bytes <= _LARGEST
 
 
 def _template() -> bytes:
-    """The header of a file without name and size; its checksum, which is counted as blanks, left zero."""
+    """The header of a file without name and size; its checksum blank, as it is counted."""
     info = tarfile.TarInfo()
     info.mode = _MODE
     block = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
-    block[148:156] = bytes(8)
+    block[124:135] = bytes(11)
+    block[148:156] = b" " * 8
     return bytes(block)
 
 
 _TEMPLATE = _template()
-_CHECKSUM_BLANK = 8 * ord(" ")
+_CHECKSUM = sum(_TEMPLATE)
+_BEFORE_SIZE, _BEFORE_CHECKSUM, _AFTER_CHECKSUM = _TEMPLATE[:124], _TEMPLATE[135:148], _TEMPLATE[156:]
