@@ -5,6 +5,7 @@ fsspec stays for small objects and listings (`storage.py`). In a directory objec
 
 import os
 import re
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,6 +48,9 @@ class Bulk(Protocol):
         there already is left or replaced, as it must be the same.
         """
 
+    def replace(self, key: str, path: str) -> None:
+        """The same, in place of what is there now."""
+
     def range(self, key: str, start: int, length: int, etag: str | None = None) -> memoryview | None:
         """`length` bytes of an object from `start` on, fewer where it ends before; None: it has not that etag."""
 
@@ -71,6 +75,20 @@ class _Directory:
         folder = Path(self._store.path(key)).parent
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def replace(self, key: str, path: str) -> None:
+        target = self.folder_for(key) / Path(key).name
+        temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.link(path, temporary, src_dir_fd=folder, follow_symlinks=True)  # as in `adopt`
+            temporary.replace(target)
+            os.fsync(folder)
+        except OSError as e:
+            temporary.unlink(missing_ok=True)
+            raise StoreRefused(self._store.url(key), e.strerror or str(e)) from e
+        finally:
+            os.close(folder)
 
     def adopt(self, key: str, path: str) -> None:
         target = Path(self._store.path(key))
@@ -122,6 +140,9 @@ class S3:
         import obstore
 
         self._asked(key, partial(obstore.put, file=Path(path), chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE))
+
+    def replace(self, key: str, path: str) -> None:
+        self.adopt(key, path)
 
     def range(self, key: str, start: int, length: int, etag: str | None = None) -> memoryview | None:
         import obstore

@@ -294,6 +294,45 @@ class CacheUnusable(FleetmarkError):
 
 
 @dataclass(eq=False)
+class AmbiguousSample(FleetmarkError):
+    """Files of one sample that a sample's names cannot tell apart."""
+
+    dataset: str
+    path: str
+    ending: str
+
+    def __str__(self) -> str:
+        return (
+            f"dataset {self.dataset}: the sample of file {self.path!r} has the name {self.ending!r} twice; "
+            "rename the file and publish again"
+        )
+
+
+@dataclass(eq=False)
+class WrongState(FleetmarkError):
+    """The state of a reader that is to go on in another one, which would read other samples."""
+
+    what: str
+    expected: str
+    got: str
+
+    def __str__(self) -> str:
+        return (
+            f"this reader cannot go on from that state: its {self.what} is {self.expected}, the state's {self.got}; "
+            "open the reader as the one was that the state is of"
+        )
+
+
+@dataclass(eq=False)
+class DownloadRefused(FleetmarkError):
+    path: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"download to {self.path}: {self.problem}"
+
+
+@dataclass(eq=False)
 class StillCollecting(FleetmarkError):
     """Publications and the collector of unreferenced shards keep out of each other's way."""
 

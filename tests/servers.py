@@ -65,7 +65,7 @@ def free_port() -> int:
 def moto(folder: Path) -> Iterator[S3]:
     """moto's server: in memory, honours If-None-Match, takes any credentials."""
     port = free_port()
-    command = (sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port))
+    command = (sys.executable, str(Path(__file__).with_name("moto_server.py")), str(port))
     with _running(folder, {"moto": command}, lambda: _listens(port)):
         yield S3(f"http://127.0.0.1:{port}")
 

@@ -80,7 +80,8 @@ class Order(Record):
 
     def windows(self, epoch: int, samples: Sequence[int], first: int, end: int) -> Iterator[Window]:
         """The windows that have a sample of this part of the epoch, given how many samples each shard has."""
-        shards = range(len(samples)) if self.seed is None else permuted(len(samples), self.seed, epoch)
+        filled = [shard for shard, count in enumerate(samples) if count]
+        shards = filled if self.seed is None else [filled[place] for place in permuted(len(filled), self.seed, epoch)]
         size = 1 if self.seed is None else self.window
         before = 0
         for number, start in enumerate(range(0, len(shards), size)):
@@ -140,7 +141,8 @@ def permuted(count: int, *seed: object) -> Sequence[int]:
 
 def _cut(sizes: Sequence[int], most_bytes: int) -> Iterator[tuple[int, int]]:
     """Start and end of each run of sizes that together are no more, or that is a single one."""
-    starts, held = [], 0
+    starts: list[int] = []
+    held = 0
     for place, size in enumerate(sizes):
         if not starts or held + size > most_bytes:
             starts.append(place)

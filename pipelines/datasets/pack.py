@@ -90,6 +90,7 @@ def _stream(source: Source, pieces: Sequence[Piece], packing: Packing, into: Sin
             entries.extend(form.pack(reading, compressed or into))
         except EOFError as e:
             file: SourceFile = pieces[len(entries)].file
+            source.check(file)
             raise SourceChanged(f"{source.url}: {file.path}", f"{file.size_bytes} B", "fewer") from e
     if compressed:
         compressed.finish()
@@ -134,7 +135,7 @@ def _store(place: Place, dataset: str, shard: Shard, file: NewFile) -> None:
             return
         try:
             verify(place.bulk, dataset, shard)
-        except CorruptObject:
+        except (CorruptObject, KeyNotFound):
             place.store.delete(key)
             if attempt == 2:
                 raise

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
+from importlib import metadata
 from itertools import chain
 
 import zstandard
@@ -183,7 +184,7 @@ def _commit(settings: Settings, store: Store, publication: Publication, at: date
             listing=publication.listing,
             packed=tuple(each.group for each in packed for _ in each.shards),
             parent=publication.parent,
-            code_version=f"fleetmark {pipelines.__version__}, zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))}",
+            code_version=_code_version(request),
             environment_id=seen.environment_id,
             hostname=os.uname().nodename,
             published_at=at,
@@ -212,6 +213,14 @@ def publish(settings: Settings, store: Store, request: Request, at: datetime, sa
         pack(settings, store, publication, number, meter)
     say(meter.line())
     return commit(settings, store, publication, at)
+
+
+def _code_version(request: Request) -> str:
+    """What decides the bytes of a shard, given its files."""
+    known = [f"fleetmark {pipelines.__version__}", f"zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))}"]
+    if request.packing.format == "parquet":
+        known.append(f"pyarrow {metadata.version('pyarrow')}")
+    return ", ".join(known)
 
 
 def _parent(store: Store, request: Request) -> Manifest | None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from pipelines.datasets import manifest
 from pipelines.datasets.formats import tar
-from pipelines.datasets.manifest import BLOCK_DIGITS, Index, Packing
+from pipelines.datasets.manifest import BLOCK_BYTES, BLOCK_DIGITS, Index, Packing
 from pipelines.datasets.order import Portion
 from pipelines.datasets.shardbytes import BlockFile, Content, Damage, ShardBytes
 from pipelines.errors import AmbiguousSample, CorruptObject, NotInstalled
@@ -22,8 +22,11 @@ class Samples(Protocol):
     """An open shard. `load` is called from several threads, unless the shard is to be read forward."""
 
     source: ShardBytes
-    portions: Sequence[Portion]
-    is_forward: bool  # its portions are to be loaded in their order and one after the other
+    portions: list[Portion]
+
+    @property
+    def is_forward(self) -> bool:
+        """Whether its portions are to be loaded in their order, one after the other."""
 
     def load(self, number: int) -> Any:
         """A portion's samples, checked; for `picked`. Raises: see `ShardBytes.checked`."""
@@ -37,7 +40,7 @@ def open_samples(source: ShardBytes, index: Index | None, packing: Packing, port
         NotInstalled: Parquet is read by pyarrow.
         DamagedShard, KeyNotFound, StoreUnreachable, StoreRefused: see `ShardBytes.checked`.
     """
-    made = Rows(source) if index is None else Files(source, index, packing, portion_bytes)
+    made: Samples = Rows(source, packing) if index is None else Files(source, index, packing, portion_bytes)
     if (count := sum(portion.samples for portion in made.portions)) != source.shard.samples:
         raise CorruptObject(source.url, f"its manifest says {source.shard.samples} samples, it has {count}")
     return made
@@ -50,9 +53,10 @@ def picked(loaded: Sequence[Any], places: Sequence[int]) -> Iterator[Sample]:
         yield from (flat[place] for place in places)
         return
     pa = _arrow()
-    (rows,) = pa.concat_tables(loaded).combine_chunks().to_batches(max_chunksize=None)
-    for start in range(0, len(places), _ROWS_AT_ONCE):
-        yield from rows.take(pa.array(places[start : start + _ROWS_AT_ONCE], pa.int64())).to_pylist()
+    rows = pa.concat_tables(loaded).combine_chunks()
+    step = max(1, min(_ROWS_AT_ONCE, BLOCK_BYTES * len(rows) // max(1, rows.nbytes)))
+    for start in range(0, len(places), step):
+        yield from rows.take(pa.array(list(places[start : start + step]), pa.int64())).to_pylist()
 
 
 class _Span(NamedTuple):
@@ -150,12 +154,13 @@ class Rows:
 
     is_forward = True  # so that each block is fetched once
 
-    def __init__(self, source: ShardBytes) -> None:
+    def __init__(self, source: ShardBytes, packing: Packing) -> None:
         self.source = source
         self._file = _arrow().parquet.ParquetFile(BlockFile(source), pre_buffer=False)
         footer = self._file.metadata
         groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
-        self.portions = [Portion(group.num_rows, group.total_byte_size) for group in groups]
+        unpacked = min(BLOCK_BYTES, packing.shard_bytes)  # what a row group may take in memory, see formats.parquet
+        self.portions = [Portion(group.num_rows, max(group.total_byte_size, unpacked)) for group in groups]
 
     def load(self, number: int) -> Any:
         return self._file.read_row_group(number, use_threads=False)

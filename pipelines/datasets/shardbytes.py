@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import IO, Any, NamedTuple, Protocol
 
 import zstandard
@@ -38,19 +39,31 @@ class Damage(NamedTuple):
 Check = Callable[[memoryview], Damage | None]
 
 
+def _nobody(sha256: str) -> None:
+    del sha256
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where shards are read from, and who is told of one that was damaged in the cache."""
+
+    store: Store
+    bulk: Bulk
+    cache: NodeCache | None = None
+    report: Callable[[str], None] = _nobody
+
+
 class ShardBytes:
     """Safe to use from several threads. A cached file with a wrong byte is quarantined and not looked at again."""
 
-    def __init__(self, store: Store, large: Bulk, cache: NodeCache | None, dataset: str, shard: Shard) -> None:
+    def __init__(self, place: Place, dataset: str, shard: Shard) -> None:
         self.shard = shard
         self.dataset = dataset
         self.key = names.shard_key(dataset, shard.sha256)
-        self.url = store.url(self.key)
-        self.was_damaged = False  # in the cache
-        self._bulk = large
-        self._cache = cache
+        self.url = place.store.url(self.key)
+        self._place = place
         self._lock = threading.Lock()
-        self._file = cache.open(shard) if cache else None
+        self._file = place.cache.open(shard) if place.cache else None
         self._is_trusted = self._file is not None
 
     def checked(self, start: int, length: int, check: Check) -> memoryview:
@@ -62,19 +75,16 @@ class ShardBytes:
             StoreUnreachable, StoreRefused.
         """
         if self._is_trusted:
-            data = self._cached(start, length)
-            if data is not None and len(data) == length and check(data) is None:
+            if (data := self._cached(start, length)) is not None and _damage(data, start, length, check) is None:
                 return data
             self._distrust()
-        for _ in range(_ATTEMPTS):
-            found = self._bulk.range(self.key, start, length) if length else memoryview(b"")
-            assert found is not None, "no etag was asked for"
-            if len(found) != length:
-                damage: Damage | None = Damage(f"{length} B at {start}", f"{len(found)} B")
-            elif (damage := check(found)) is None:
-                return found
-        assert damage is not None
-        raise self.damaged(damage)
+        for attempt in range(1, _ATTEMPTS + 1):
+            data = (self._place.bulk.range(self.key, start, length) if length else None) or memoryview(b"")
+            if (damage := _damage(data, start, length, check)) is None:
+                return data
+            if attempt == _ATTEMPTS:
+                raise self.damaged(damage)
+        raise AssertionError("the last attempt returns or raises")
 
     def block(self, number: int) -> memoryview:
         """A block as the manifest has it. Raises: see `checked`."""
@@ -97,7 +107,8 @@ class ShardBytes:
 
     def _cached(self, start: int, length: int) -> memoryview | None:
         """What the file has there; None when the disk does not give it."""
-        assert self._file is not None
+        if self._file is None:
+            return None
         data = memoryview(bytearray(length))
         done = 0
         try:
@@ -111,10 +122,15 @@ class ShardBytes:
         with self._lock:
             if not self._is_trusted:
                 return
-            self._is_trusted, self.was_damaged = False, True
-            assert self._cache is not None
-            with suppress(CacheUnusable):  # on a disk that takes no writes it stays; whoever reads it notices as we did
-                self._cache.quarantine(self.shard.sha256)
+            self._is_trusted = False
+            if self._place.cache is not None:
+                with suppress(CacheUnusable):  # where the disk takes no writes it stays, and others notice as we did
+                    self._place.cache.quarantine(self.shard.sha256)
+        self._place.report(self.shard.sha256)
+
+
+def _damage(data: memoryview, start: int, length: int, check: Check) -> Damage | None:
+    return check(data) if len(data) == length else Damage(f"{length} B at {start}", f"{len(data)} B")
 
 
 class BlockFile(io.RawIOBase):
@@ -159,10 +175,9 @@ class Content:
 
     def __init__(self, source: ShardBytes, is_compressed: bool) -> None:
         self._source = source
-        self._file: Any = BlockFile(source)
+        blocks: Any = BlockFile(source)
         self._is_compressed = is_compressed
-        if is_compressed:
-            self._file = zstandard.ZstdDecompressor().stream_reader(self._file, read_size=2**17)
+        self._file = zstandard.ZstdDecompressor().stream_reader(blocks, read_size=2**17) if is_compressed else blocks
         self._position = 0
 
     def pieces(self, start: int, length: int, most_bytes: int) -> Iterator[memoryview]:

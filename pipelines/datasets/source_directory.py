@@ -49,8 +49,7 @@ class Directory(Selected):
         for piece in pieces:
             descriptor = self._opened(piece.file.path)
             try:
-                if piece.start:
-                    os.lseek(descriptor, piece.start, os.SEEK_SET)
+                self._seek(piece, descriptor)
                 yield piece, partial(self._read, piece.file.path, descriptor)
                 self._compare(piece.file, descriptor)  # which also tells of a change before it was read
             finally:
@@ -74,6 +73,13 @@ class Directory(Selected):
             raise SourceChanged(self._url(path), "a file", "nothing") from e
         except OSError as e:
             raise SourceRefused(self._url(path), e.strerror or str(e)) from e
+
+    def _seek(self, piece: Piece, descriptor: int) -> None:
+        try:
+            os.lseek(descriptor, piece.start, os.SEEK_SET)
+        except OSError as e:
+            self._compare(piece.file, descriptor)  # it is a pipe by now
+            raise SourceRefused(self._url(piece.file.path), e.strerror or str(e)) from e
 
     def _read(self, path: str, descriptor: int, space: memoryview) -> int:
         try:

@@ -22,6 +22,7 @@ def main() -> None:
     os.register_at_fork(after_in_child=die_with_parent)
     if "scheduler" in sys.argv[1:2]:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads do not survive a fork
+        os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # gives memory back, see datasets/formats
         for module in PRELOADED:
             importlib.import_module(module)
     from airflow.__main__ import main as airflow

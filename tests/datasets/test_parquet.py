@@ -1,11 +1,14 @@
 """Format parquet: rows of Parquet, CSV and JSON lines are in the shards, all of them, unchanged, in one schema."""
 
 import gzip
+import itertools
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from hypothesis import strategies as st
 
 from pipelines import storage
 from pipelines.datasets import catalog, names, publications, publish
-from pipelines.datasets.formats import columns, rows
+from pipelines.datasets.formats import columns, parquet, rows
 from pipelines.datasets.manifest import Entry, Manifest, Packing
 from pipelines.datasets.meter import Meter
 from pipelines.datasets.source import Piece, open_source
@@ -77,6 +80,12 @@ def entries(store: Store, of: Manifest) -> list[list[Entry]]:
 def source(tmp_path: Path) -> Path:
     (tmp_path / "source").mkdir()
     return tmp_path / "source"
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hugging Face's library asks no server."""
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
 
 
 # --- what goes in comes out ---------------------------------------------------------------------------------
@@ -148,7 +157,7 @@ def test_the_index_says_which_rows_of_a_shard_are_of_which_file(settings: Settin
 
 
 def test_hugging_face_datasets_and_pandas_read_the_shards(
-    settings: Settings, store: Store, source: Path, tmp_path: Path
+    settings: Settings, store: Store, source: Path, tmp_path: Path, offline: None
 ) -> None:
     (source / "a.jsonl").write_bytes(as_json_lines(TABLE))
     made = published(settings, source)
@@ -168,7 +177,7 @@ def test_the_feature_types_of_hugging_face_datasets_are_kept(settings: Settings,
 
 
 def test_what_describes_other_columns_than_there_are_is_dropped(
-    settings: Settings, store: Store, source: Path, tmp_path: Path
+    settings: Settings, store: Store, source: Path, tmp_path: Path, offline: None
 ) -> None:
     datasets.Dataset.from_dict({"a": [1]}).to_parquet(source / "a.parquet")
     datasets.Dataset.from_dict({"b": [2]}).to_parquet(source / "b.parquet")
@@ -522,6 +531,36 @@ def test_a_file_that_changes_while_it_is_read_is_refused_by_name(settings: Setti
         changing.write(b"x")
     with pytest.raises(SourceChanged, match=rf"{name}.*changed"):
         list(batches)
+
+
+def test_readers_that_are_given_up_halfway_do_not_disturb_the_others(settings: Settings, source: Path) -> None:
+    for number in range(8):
+        (source / f"{number}.csv").write_text("a,b\n" + f"{number},{'x' * 50}\n" * 30_000)
+    opened = open_source(str(source), settings)
+    files = sorted(opened.files())
+    schema = columns.read(columns.written(rows.described(opened, files[0]).schema))
+
+    def read(chance: random.Random) -> int:
+        file = files[chance.randrange(len(files))]
+        stops_after = chance.choice([0, 1, 100])
+        ((_, batches),) = rows.reading(opened, [Piece(file, 0, file.size_bytes)], schema)
+        found = [batch.column("a").unique().to_pylist() for batch in itertools.islice(batches, stops_after)]
+        assert all(f"{value}.csv" == file.path for values in found for value in values)
+        return len(found)
+
+    with ThreadPoolExecutor(4) as pool:
+        counts = list(pool.map(read, map(random.Random, range(60))))
+    assert set(counts) == {0, 1, 4}
+
+
+def test_a_full_disk_is_said_to_be_full(settings: Settings, source: Path) -> None:
+    (source / "a.csv").write_bytes(as_csv(TABLE))
+    opened = open_source(str(source), settings)
+    (unit,) = parquet.units(opened)
+    packing = Packing(format="parquet", shard_bytes=2**20)
+    (part,) = itertools.islice(parquet.parts(opened, [unit.piece], packing, unit.columns), 1)
+    with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(OSError, match="No space left"):
+        part(full)  # type: ignore[arg-type]
 
 
 # --- memory, and a server -----------------------------------------------------------------------------------
