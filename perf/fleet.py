@@ -133,6 +133,7 @@ class Block:
             "started_at": pa.array(instants[night] + seconds * 1_000_000, pa.int64()).cast(pa.timestamp("us", "UTC")),
             "batch_id": _take(pa.array([keys.batch_id(run, run) for run in self.runs_of_nights]), night),
             "landed_at": pa.array(instants[night] + 7_200_000_000, pa.int64()).cast(pa.timestamp("us", "UTC")),
+            "dataset": pa.nulls(len(node), pa.string()),
         }
 
     def measurements(self) -> Iterator[pa.Table]:

@@ -51,6 +51,7 @@ class Workplace:
     output: PurePath  # where the tool writes its result, if it can write to a file
     direct_io: bool  # whether the scratch filesystem takes O_DIRECT
     tool_version: str
+    dataset: PurePath | None = None  # a folder with the files of the job's dataset, for reading only
 
 
 @dataclass(frozen=True)

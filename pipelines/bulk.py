@@ -169,7 +169,8 @@ class S3:
         """Every object, in the order of the bytes of its key."""
         import obstore
 
-        for chunk in self._asked("", lambda store, _: iter(obstore.list(store))):
+        chunks = self._asked("", lambda store, _: iter(obstore.list(store)))
+        while (chunk := self._asked("", lambda *_: next(chunks, None))) is not None:
             yield from (Listed(each["path"], each["size"], each["e_tag"] or "") for each in chunk)
 
     def _store(self) -> Any:
@@ -179,7 +180,7 @@ class S3:
         return self._opened[process]
 
     def _connect(self) -> Any:
-        from obstore.store import from_url
+        from obstore.store import S3Store
 
         plain_http = (self._endpoint or "").startswith("http://")
         config: Any = {}
@@ -193,7 +194,9 @@ class S3:
             "retry_timeout": timedelta(seconds=self._retry_s),
             "backoff": {"max_backoff": _LONGEST_PAUSE},
         }
-        return from_url(self.url, config=config, client_options=client, retry_config=retries)
+        # not from_url(), for which a name with `#` or `?` in it ends there
+        bucket, _, prefix = self.url.partition("://")[2].partition("/")
+        return S3Store(bucket, prefix=prefix or None, config=config, client_options=client, retry_config=retries)
 
     def _asked(self, key: str, call: Callable[[Any, str], T]) -> T:
         from obstore.exceptions import BaseError, PreconditionError

@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from pipelines import benchmark, keys, suites
+from pipelines.errors import Unknown
 from pipelines.records import Job, Node, Plan, Scalar, Suite, SuiteEntry
 
 _SLACK = 3.0  # a job may take this many times its expected seconds ...
@@ -21,13 +22,15 @@ def make(
     note: str = "",
     overrides: Mapping[str, Scalar] | None = None,
     repeats: int | None = None,
+    datasets: Mapping[str, str] | None = None,
 ) -> Plan:
     """Every job of the run, node by node, in the order in which they will run.
 
     `overrides` replaces parameters wherever a benchmark of the suite has them; `repeats` replaces the suite's.
+    `datasets` is, for each dataset that the suite names (NAME@TAG), the version that this is now (NAME@ID).
 
     Raises:
-        Unknown: a benchmark that does not exist.
+        Unknown: a benchmark that does not exist, or a dataset that `datasets` does not have.
         BadParameter: a parameter that its benchmark refuses, or an override that no benchmark of the suite takes.
     """
     overrides = overrides or {}
@@ -36,7 +39,7 @@ def make(
         job.job_id: job  # once, where an override makes combinations of a matrix the same
         for node in nodes
         for entry in suite.entries
-        for job in jobs_of_entry(run_id, node.name, entry, overrides, repeats)
+        for job in jobs_of_entry(run_id, node.name, entry, overrides, repeats, datasets)
     }
     return Plan(
         run_id=run_id,
@@ -62,14 +65,16 @@ def jobs_of_entry(
     entry: SuiteEntry,
     overrides: Mapping[str, Scalar] | None = None,
     repeats: int | None = None,
+    datasets: Mapping[str, str] | None = None,
 ) -> Iterator[Job]:
     """The jobs of one entry of a suite on one node: every combination of its matrix, every repeat.
 
     Raises:
-        Unknown: there is no such benchmark.
+        Unknown: there is no such benchmark, or a dataset that `datasets` does not have.
         BadParameter: a parameter that the benchmark refuses.
     """
     descriptor = benchmark.get(entry.benchmark)
+    dataset = _version(entry.dataset, datasets or {}) if entry.dataset else None
     taken = {name: value for name, value in (overrides or {}).items() if name in descriptor.params.model_fields}
     for given in suites.parameter_sets(entry):
         params = descriptor.checked_params({**given, **taken})
@@ -77,7 +82,9 @@ def jobs_of_entry(
         complete = params.model_dump(mode="json", exclude_none=True)
         for repeat in range(1, (repeats or entry.repeats) + 1):
             yield Job(
-                job_id=keys.content_id([run_id, node, descriptor.name, complete, repeat]),
+                job_id=keys.content_id(
+                    [run_id, node, descriptor.name, complete, repeat, *([dataset] if dataset else [])]
+                ),
                 node=node,
                 benchmark=descriptor.name,
                 case=descriptor.case(params),
@@ -86,7 +93,14 @@ def jobs_of_entry(
                 timeout_s=entry.timeout_s or cost.seconds * _SLACK + _SLACK_S,
                 seconds=cost.seconds,
                 written_bytes=cost.written_bytes,
+                dataset=dataset,
             )
+
+
+def _version(named: str, datasets: Mapping[str, str]) -> str:
+    if named not in datasets:
+        raise Unknown("dataset", named, tuple(datasets))
+    return datasets[named]
 
 
 def preview(job: Job, scratch: Path) -> tuple[str, ...]:

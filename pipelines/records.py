@@ -12,6 +12,12 @@ Unit = Literal["B/s", "1/s", "s", "B", "1", "ratio", "W", "J", "Hz", "tok/s", "Â
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 """A name that is also safe as a path segment, an Airflow queue and a table value."""
 
+DatasetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(@[A-Za-z0-9][A-Za-z0-9._-]{0,62})?$")]
+"""NAME@TAG or NAME@ID; NAME alone is NAME@latest."""
+
+DatasetVersion = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}@[0-9a-f]{32}$")]
+"""NAME@ID, with all digits of the id: the same bytes for ever."""
+
 Scalar = bool | int | float | str
 Labels = Mapping[str, str]
 
@@ -58,6 +64,7 @@ class SuiteEntry(Record):
     matrix: Mapping[str, tuple[Scalar, ...]] = {}
     repeats: Annotated[int, Field(ge=1, le=100)] = 1
     timeout_s: Annotated[float, Field(gt=0)] | None = None  # default: from the benchmark's own cost
+    dataset: DatasetName | None = None  # its files are on the node before the benchmark starts
 
 
 class Suite(Record):
@@ -78,6 +85,7 @@ class Job(Record):
     timeout_s: Annotated[float, Field(gt=0)]
     seconds: NonNegativeFloat  # expected
     written_bytes: Annotated[int, Field(ge=0)]  # at most
+    dataset: DatasetVersion | None = None
 
 
 class Plan(Record):

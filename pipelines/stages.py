@@ -1,6 +1,6 @@
 """The stages of a run, in order, each safe to repeat. Airflow's tasks and the command line call these and no more."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 
 from pydantic import Field
@@ -25,11 +25,16 @@ class Request(Record):
 
 
 def make_plan(settings: Settings, request: Request, run_id: str, at: datetime) -> Plan:
-    """The plan, touching nothing but the inventory and the suite. Raises what those raise."""
+    """The plan, touching nothing: the inventory, the suite and the datasets that it names are read.
+
+    Raises:
+        Unknown, BadReference, CorruptObject: a dataset of the suite, see `catalog.load`. And what else those raise.
+    """
     fleet = inventory.load(settings.inventory)
     nodes = inventory.select(fleet, request.nodes, request.sample, seed=run_id)
+    suite = suites.load(settings.suites, request.suite)
     return plan.make(
-        suites.load(settings.suites, request.suite),
+        suite,
         nodes,
         run_id=run_id,
         created_at=at,
@@ -37,7 +42,19 @@ def make_plan(settings: Settings, request: Request, run_id: str, at: datetime) -
         note=request.note,
         overrides=request.overrides,
         repeats=request.repeats,
+        datasets=_versions(settings, suites.datasets(suite)),
     )
+
+
+def _versions(settings: Settings, datasets: Collection[str]) -> Mapping[str, str]:
+    """For each NAME@TAG the version that it is now, as NAME@ID."""
+    if not datasets:
+        return {}
+    from pipelines import storage
+    from pipelines.datasets import catalog
+
+    store = storage.open_store(settings)
+    return {named: catalog.load(store, named).reference for named in datasets}
 
 
 def publish_plan(store: Store, made: Plan) -> Plan:

@@ -31,6 +31,15 @@ class Stored(NamedTuple):
     modified_at: datetime
 
 
+class Upload(NamedTuple):
+    """Parts of an object that an S3 server keeps, out of sight, until the upload is completed or aborted."""
+
+    key: str
+    upload_id: str
+    size_bytes: int
+    begun_at: datetime
+
+
 class Store:
     """An object store under one URL. Keys are plain relative names; see `keys.checked`.
 
@@ -140,6 +149,32 @@ class Store:
         except KeyNotFound:
             return
 
+    def uploads_under(self, prefix: str) -> list[Upload]:
+        """Every upload below the folder `prefix` that was not completed; none in a directory."""
+        if self.is_local:
+            return []
+        bucket, _, folder = self.path(prefix).partition("/")
+        ask = self.filesystem.call_s3
+        found, after = [], {"Bucket": bucket, "Prefix": f"{folder}/"}
+        while True:
+            page = self._retrying(prefix, partial(ask, "list_multipart_uploads", **after))
+            for each in page.get("Uploads", []):
+                which = {"Bucket": bucket, "Key": each["Key"], "UploadId": each["UploadId"]}
+                parts = self._retrying(prefix, partial(ask, "list_parts", **which)).get("Parts", [])  # the first 1000
+                key = f"{bucket}/{each['Key']}".removeprefix(f"{self._root}/")
+                size_bytes = sum(int(part["Size"]) for part in parts)
+                found.append(Upload(key, each["UploadId"], size_bytes, each["Initiated"]))
+            if not page.get("IsTruncated"):
+                return sorted(found)
+            after |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    def abort_upload(self, key: str, upload_id: str) -> None:
+        """Have the server forget the parts of an upload; no error when it has already."""
+        bucket, _, name = self.path(key).partition("/")
+        abort = partial(self.filesystem.call_s3, "abort_multipart_upload", Bucket=bucket, Key=name, UploadId=upload_id)
+        with suppress(KeyNotFound):
+            self._retrying(key, abort)
+
     def read_many(self, wanted: list[str]) -> list[bytes]:
         """The objects' bytes in the order of `wanted`, fetched side by side."""
         with ThreadPoolExecutor(max_workers=16) as pool:
@@ -227,7 +262,7 @@ def other_filesystem(url: str) -> tuple[Any, str]:
         StoreRefused: fsspec knows no such kind of URL, or what it needs for that is not installed.
     """
     try:
-        filesystem, path = fsspec.url_to_fs(url)
+        filesystem, path = fsspec.url_to_fs(url, use_listings_cache=False)
     except (ValueError, ImportError) as e:
         raise StoreRefused(url, str(e)) from e
     return filesystem, str(path)

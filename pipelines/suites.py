@@ -30,6 +30,11 @@ def load(folder: Path, name: str) -> Suite:
     return Suite(name=name, description=file.description, entries=file.benchmarks)
 
 
+def datasets(suite: Suite) -> tuple[str, ...]:
+    """Every dataset that the suite names, once, as it names it."""
+    return tuple(dict.fromkeys(entry.dataset for entry in suite.entries if entry.dataset))
+
+
 def parameter_sets(entry: SuiteEntry) -> Iterator[Mapping[str, Scalar]]:
     """The entry's parameters, once for each combination of its matrix."""
     for values in itertools.product(*entry.matrix.values()):

@@ -189,6 +189,11 @@ def rm(version: str, as_json: bool) -> None:
     return console.say(f"{reference.dataset}@{removed} is removed")
 
 
+def tables_are_here() -> bool:
+    """Whether this environment can write tables; a bare node's cannot, and a DAG lands what it leaves."""
+    return importlib.util.find_spec("deltalake") is not None
+
+
 def _request(source: str, form: str, shard_size: int, zstd: int | None, no_parent: bool, **asked: Any) -> "Request":
     from pydantic import ValidationError
 
@@ -213,11 +218,11 @@ def _request(source: str, form: str, shard_size: int, zstd: int | None, no_paren
 
 def _land(store: "Store") -> None:
     """The rows of the table `datasets`, where this environment can write tables; a DAG lands what was published."""
-    if importlib.util.find_spec("deltalake") is None:
+    if not tables_are_here():
         return console.say("the row in the table datasets is landed by the next publication from a full installation")
     from pipelines.tables import datasets as rows
 
-    rows.landviews.versions(store, datetime.now(UTC))
+    rows.land_versions(store, datetime.now(UTC))
     return None
 
 

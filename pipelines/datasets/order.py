@@ -87,7 +87,7 @@ class Order(Record):
         for number, start in enumerate(range(0, len(shards), size)):
             its_shards = tuple(shards[start : start + size])
             count = sum(samples[shard] for shard in its_shards)
-            if before < end and first < before + count:
+            if max(first, before) < min(end, before + count):
                 yield Window(number, its_shards, before, count)
             before += count
 

@@ -276,6 +276,8 @@ def _packed_before(place: packer.Place, dataset: str, group: Group) -> Packed | 
     for shard in found.shards:
         if place.bulk.size(names.shard_key(dataset, shard.sha256)) != shard.size_bytes:
             return None
+        if not place.store.exists(names.index_key(dataset, shard.index)):  # put away by a scrub: packing makes it again
+            return None
     return found
 
 

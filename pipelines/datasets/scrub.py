@@ -1,36 +1,28 @@
-"""Scrubbing: what is stored and what is cached is read again and compared with the manifests; damage is put away, and
-repaired where there is a good copy. A copy is good when its sha256 is the shard's name, and nothing else takes its
-place.
+"""Scrubbing: what is stored and what is cached is read again, and compared with the manifests.
+
+Damage is put away and repaired where there is a good copy: a stored shard from this node's cache, a cached shard from
+the store, the index of a tar shard from the shard.
 """
 
-import errno
 import hashlib
-import io
 import os
 import random
 import re
-import tarfile
-import threading
-import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
-
-import xxhash
-import zstandard
 
 from pipelines import bulk, keys
-from pipelines.bulk import Bulk
-from pipelines.datasets import manifest, names, pack
+from pipelines.datasets import catalog, manifest, names, stage
+from pipelines.datasets.cache import Cache
 from pipelines.datasets.events import Check, Finding, Scrub
-from pipelines.datasets.manifest import BLOCK_BYTES, BLOCK_DIGITS, Entry, Packing, Shard
+from pipelines.datasets.manifest import Shard
+from pipelines.datasets.mend import Known, Mender, Timed, unknown
 from pipelines.datasets.meter import Meter
-from pipelines.datasets.newfile import NewFile, new_file
-from pipelines.errors import CorruptObject, KeyNotFound, StoreRefused
+from pipelines.datasets.pace import Pace
+from pipelines.datasets.stage_plan import Cached
+from pipelines.errors import CorruptObject, KeyNotFound
 from pipelines.settings import Settings
 from pipelines.storage import Store
 
@@ -38,41 +30,11 @@ STORE = "store"
 """The place of a scrub of the store; that of a cache is its node's name."""
 
 _AT_ONCE = 4
-_WORK = "scrubbing"  # folder below FLEETMARK_HOME
 _BUFFER_BYTES = 2**20
-_DISK_ERRORS = {errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.EISDIR}  # the bytes are lost; else we may not read them
-
-if TYPE_CHECKING:
-    from pipelines.datasets.cache import Cache
-
+_WORK = "scrubbing"  # folder below FLEETMARK_HOME
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
+
 Say = Callable[[str], None]
-
-
-class Pace:
-    """Lets so many bytes pass in a second, by the monotonic clock, over all threads; None: as many as there are."""
-
-    def __init__(self, bytes_per_s: float | None) -> None:
-        self._bytes_per_s = bytes_per_s
-        self._free_at = time.monotonic()
-        self._lock = threading.Lock()
-
-    def take(self, size_bytes: int) -> None:
-        """Wait until these bytes may be read. Time that nobody used is not saved up."""
-        if self._bytes_per_s is None:
-            return
-        with self._lock:
-            self._free_at = max(self._free_at, time.monotonic()) + size_bytes / self._bytes_per_s
-            free_at = self._free_at
-        time.sleep(max(0.0, free_at - time.monotonic()))
-
-
-class Known(NamedTuple):
-    """A shard that manifests name."""
-
-    shard: Shard
-    packing: Packing
-    named_by: list[str]  # keys of manifests
 
 
 def scrub_store(
@@ -84,7 +46,7 @@ def scrub_store(
     seed: int | str = 0,
     bytes_per_s: float | None = None,
     scrub_id: str,
-    cache: "Cache | None" = None,
+    cache: Cache | None = None,
     full: bool = False,
     say: Say,
 ) -> Scrub:
@@ -106,7 +68,7 @@ def scrub_store(
     chosen = sorted(wrong | set(_sampled(wanted, sample, seed)))
     work = settings.home / _WORK
     work.mkdir(parents=True, exist_ok=True)
-    place = _Stored(store, bulk.of(store), dataset, work, scrub_id, Pace(bytes_per_s), cache, full, say)
+    place = Mender(store, bulk.of(store), dataset, work, scrub_id, Pace(bytes_per_s), cache, full, say)
     place.put_away.update(name.partition(".")[0] for name in put_away if name.endswith(f".{scrub_id}"))
     meter = Meter(say, sum(stored.get(sha256, 0) for sha256 in chosen), len(chosen), "shards")
 
@@ -121,6 +83,47 @@ def scrub_store(
     return Scrub(scrub_id=scrub_id, place=STORE, checks=tuple(checks))
 
 
+def scrub_cache(
+    settings: Settings,
+    store: Store,
+    cache: Cache,
+    *,
+    node: str,
+    sample: float | None = None,
+    seed: int | str = 0,
+    bytes_per_s: float | None = None,
+    scrub_id: str,
+    full: bool = False,
+    say: Say,
+) -> Scrub:
+    """Read the shards in this node's cache, the one of `settings`, or a sample of them, again.
+
+    A damaged one is put away and fetched again. Reading here is no use: what is evicted next stays the same.
+
+    Raises:
+        CacheUnusable: the cache's directory cannot be read or written.
+        StoreUnreachable, StoreRefused: the manifests cannot be read.
+    """
+    present = {each.sha256: each for each in cache.present()}
+    chosen = [present[sha256] for sha256 in sorted(_sampled(present, sample, seed))]
+    datasets = {each.dataset for each in chosen}
+    place = _Cache(settings, store, cache, Pace(bytes_per_s), scrub_id, full, say)
+    for dataset in sorted(catalog.datasets(store) if "" in datasets else datasets):  # "": the cache has lost its note
+        for sha256, known in _known(store, dataset)[0].items():
+            place.known.setdefault(sha256, (dataset, known))
+    meter = Meter(say, sum(each.size_bytes for each in chosen), len(chosen), "shards")
+
+    def check(cached: Cached) -> Check | None:
+        found = place.check(cached)
+        meter.add(cached.size_bytes)
+        return found
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        checks = tuple(each for each in pool.map(check, chosen) if each is not None)
+    say(meter.line())
+    return Scrub(scrub_id=scrub_id, place=node, checks=checks)
+
+
 def record(store: Store, scrub: Scrub) -> None:
     """Keep what a scrub found, once: a repeated one finds what the first one has repaired already."""
     datasets = sorted({check.dataset for check in scrub.checks})
@@ -129,271 +132,67 @@ def record(store: Store, scrub: Scrub) -> None:
 
 
 @dataclass
-class _Stored:
-    """A scrub of one dataset in the store."""
+class _Cache:
+    """A scrub of this node's cache."""
 
+    settings: Settings
     store: Store
-    large: Bulk
-    dataset: str
-    work: Path
-    scrub_id: str
+    cache: Cache
     pace: Pace
-    cache: "Cache | None"
+    scrub_id: str
     is_full: bool
     say: Say
-    put_away: set[str] = field(default_factory=set)  # by an earlier attempt at this scrub, which was interrupted
+    known: dict[str, tuple[str, Known]] = field(default_factory=dict)  # a shard's dataset, and what manifests say
 
-    def check(self, known: Known) -> list[Check]:
-        """Of a shard that a version names, and of its index where that is not intact."""
-        shard, timed = known.shard, _Timed(self.dataset, known.shard)
-        finding, reason = self._shard(known)
-        if finding is None:
-            return []
-        checks = [timed.check(finding, reason)]
-        is_whole = finding in {Finding.INTACT, Finding.REPAIRED}
-        finding, reason = self._index(shard, known.packing, is_whole)
-        if finding is Finding.MISSING and not any(map(self.store.exists, known.named_by)):
-            return []  # collected meanwhile
-        if finding is not Finding.INTACT:
-            checks.append(timed.check(finding, f"its index {names.index_key(self.dataset, shard.index)}: {reason}"))
-        return checks
-
-    def check_unnamed(self, sha256: str) -> list[Check]:
-        """Of a shard that no version names: it has nothing but its name to be compared with."""
-        key = names.shard_key(self.dataset, sha256)
-        timed = None
-        try:
-            size_bytes = self.large.size(key)
-            if size_bytes is None:
-                return []
-            timed = _Timed(self.dataset, _unknown(sha256, max(1, size_bytes)))
-            self.pace.take(size_bytes)
-            if self._sha256(key, size_bytes) == sha256:
-                return [timed.check(Finding.INTACT)]
-            self._put_away(key, sha256)
-        except KeyNotFound:  # it was collected meanwhile
-            return []
-        except StoreRefused as e:
-            if timed is None or not _is_lost(e):
-                raise
-            return [timed.check(Finding.DAMAGED, f"no version names it; {e}")]
-        self.store.delete(key)
-        return [timed.check(Finding.DAMAGED, "no version names it; put away")]
-
-    def _shard(self, known: Known) -> tuple[Finding | None, str]:
-        """What it is like; no finding where it was collected since its manifest was read."""
-        shard = known.shard
-        key = names.shard_key(self.dataset, shard.sha256)
-        finding, wrong = Finding.INTACT, ""
-        try:
-            wrong = self._compare(key, shard)
-            if wrong and not self._is_good_after_all(key, shard):
-                finding = Finding.DAMAGED
-        except KeyNotFound:
-            if not any(map(self.store.exists, known.named_by)):
-                return None, ""
-            finding, wrong = Finding.MISSING, "it is not there"
-        if finding is Finding.INTACT:
-            if shard.sha256 in self.put_away:
-                return Finding.REPAIRED, "put away and repaired by an earlier attempt at this scrub"
-            return finding, ""
-        self.say(f"shard {self.store.url(key)}: {wrong}")
-        try:
-            return self._mend(key, shard, finding, wrong)
-        except StoreRefused as e:
-            return finding, f"{wrong}; not repaired: {e}"
-
-    def _compare(self, key: str, shard: Shard) -> str:
-        """What is wrong with a stored shard; empty when nothing is. Raises: KeyNotFound."""
-        size_bytes = self.large.size(key)
-        if size_bytes is None:
-            raise KeyNotFound(self.store.url(key))
-        if size_bytes != shard.size_bytes:
-            return f"expected {shard.size_bytes} B, found {size_bytes} B"
-        self._forget(key)
-        sha256 = hashlib.sha256()
-        for start, length, expected in shard.blocks:
-            self.pace.take(length)
-            try:
-                data = self.large.range(key, start, length)
-            except StoreRefused as e:
-                if _is_lost(e):
-                    return str(e)
-                raise
-            if data is None or len(data) != length:
-                return f"block at {start}: expected {length} B, found {len(data or b'')} B"
-            if (got := manifest.digest(data)) != expected:
-                return f"block at {start}: expected xxh3 {expected}, got {got}"
-            if self.is_full:
-                sha256.update(data)
-        if self.is_full and sha256.hexdigest() != shard.sha256:
-            return f"expected sha256 {shard.sha256}, got {sha256.hexdigest()}"
-        return ""
-
-    def _is_good_after_all(self, key: str, shard: Shard) -> bool:
-        """Whether a second reading says so: the network, or memory, may be what is damaged."""
-        with suppress(StoreRefused):
-            return self._sha256(key, shard.size_bytes + 1) == shard.sha256
-        return False
-
-    def _sha256(self, key: str, size_bytes: int) -> str:
-        self._forget(key)
-        sha256 = hashlib.sha256()
-        for data in self._blocks(key, size_bytes):
-            sha256.update(data)
-        return sha256.hexdigest()
-
-    def _blocks(self, key: str, size_bytes: int) -> Iterable[memoryview]:
-        for start in range(0, min(size_bytes, self.large.size(key) or 0), BLOCK_BYTES):
-            data = self.large.range(key, start, min(BLOCK_BYTES, size_bytes - start))
-            if data is None:
-                raise KeyNotFound(self.store.url(key))
-            yield data
-
-    def _forget(self, key: str) -> None:
-        """Have a local file read from its disk: what the page cache has of it says nothing about that."""
-        if self.store.is_local:
-            with suppress(OSError), Path(self.store.path(key)).open("rb") as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-    def _mend(self, key: str, shard: Shard, finding: Finding, wrong: str) -> tuple[Finding, str]:
-        """Put a damaged shard away, and a good copy in its place in one step; without one, nothing."""
-        is_there = finding is Finding.DAMAGED
-        with new_file(self.large.folder_for(key) or self.work) as file:
-            problem = self._from_cache(shard, file)
-            if is_there and not self._put_away(key, shard.sha256):
-                return Finding.INTACT, ""
-            if problem:
-                if is_there:
-                    self.store.delete(key)
-                return finding, f"{wrong}; {problem}"
-            self.large.replace(key, file.path)
-        try:
-            pack.verify(self.large, self.dataset, shard)
-        except (CorruptObject, KeyNotFound) as e:
-            return Finding.DAMAGED, f"{wrong}; a good copy was put in its place and reads back wrong: {e}"
-        return Finding.REPAIRED, f"{wrong}; repaired from this node's cache"
-
-    def _from_cache(self, shard: Shard, into: NewFile) -> str:
-        """Copy a shard; why that is not possible, empty when `into` is the shard."""
-        opened = self.cache.open(shard) if self.cache is not None else None
-        if self.cache is None or opened is None:
-            return "there is no copy in this node's cache"
-        with opened:
-            while data := opened.read(_BUFFER_BYTES):
-                into.write(data)
-        written = into.finish()
-        if (written.sha256, written.size_bytes, written.xxh3) == (shard.sha256, shard.size_bytes, shard.xxh3):
-            return ""
+    def check(self, cached: Cached) -> Check | None:
+        """Of one cached shard; None where it was evicted meanwhile."""
+        dataset, known = self.known.get(cached.sha256, (cached.dataset or "unknown", None))
+        shard = known.shard if known else unknown(cached.sha256, max(1, cached.size_bytes))
+        timed = Timed(dataset, shard)
+        self.pace.take(cached.size_bytes)
+        is_right = self.cache.verify(shard) if known else True
+        if is_right and (self.is_full or known is None):
+            is_right = self._has_its_name(shard)
+        self._leave_unused(cached)
+        if is_right is None:
+            return None
+        if is_right:
+            return timed.check(Finding.INTACT)
+        self.say(f"shard {shard.sha256} is damaged in the cache {self.cache.root}")
         self.cache.quarantine(shard.sha256)
-        return f"the copy in this node's cache is damaged, too: its sha256 is {written.sha256}"
+        problem = self._fetch(known) if known else "no version names it"
+        if problem:
+            return timed.check(Finding.DAMAGED, f"it was put away; {problem}")
+        return timed.check(Finding.REPAIRED, "it was put away, and fetched again from the store")
 
-    def _put_away(self, key: str, sha256: str) -> bool:
-        """Keep the bytes of a damaged shard out of the way. False: they are good as they arrive here."""
-        away = names.quarantined_key(self.dataset, sha256, self.scrub_id)
-        if self.store.is_local:
-            self.large.folder_for(away)
-            self.large.adopt(away, self.store.path(key))  # a second name for the same file
-            return True
-        with new_file(self.work) as copy:
-            for data in self._blocks(key, self.large.size(key) or 0):
-                copy.write(data)
-            if copy.finish().sha256 == sha256:
-                return False
-            self.large.adopt(away, copy.path)
-        return True
-
-    def _index(self, shard: Shard, packing: Packing, is_whole: bool) -> tuple[Finding, str]:
-        key = names.index_key(self.dataset, shard.index)
-        data = None
-        try:
-            data = self.store.read(key)
-            manifest.read_index(data, shard.index, self.store.url(key))
-        except KeyNotFound:
-            finding, wrong = Finding.MISSING, "it is not there"
-        except CorruptObject as e:
-            finding, wrong = Finding.DAMAGED, e.problem
-        else:
-            return Finding.INTACT, ""
-        self.say(f"index {self.store.url(key)}: {wrong}")
-        if data is not None:
-            self.store.create(names.quarantined_key(self.dataset, shard.index, self.scrub_id), data)
-        made = self._rebuilt(shard, packing) if is_whole else None
-        if made is None:
-            if data is not None:
-                self.store.delete(key)
-            return finding, f"{wrong}; it cannot be made from a shard of format {packing.format}, or from this one"
-        self.store.replace(key, made)
-        return Finding.REPAIRED, f"{wrong}; made again from its shard"
-
-    def _rebuilt(self, shard: Shard, packing: Packing) -> bytes | None:
-        """The index of a tar shard, if what lies in it gives the very one that the manifest names."""
-        if packing.format != "tar":
+    def _has_its_name(self, shard: Shard) -> bool | None:
+        """Whether the sha256 of a shard of which no manifest says more is its name; None when it is not there."""
+        opened = self.cache.open(shard)
+        if opened is None:
             return None
-        raw: IO[bytes] = io.BufferedReader(_Reader(self.large, names.shard_key(self.dataset, shard.sha256), shard))
-        if packing.zstd_level is not None:
-            raw = zstandard.ZstdDecompressor().stream_reader(raw)
-        try:
-            sha256, made = manifest.write_index(_entries(raw))
-        except (tarfile.TarError, zstandard.ZstdError):
-            return None
-        return made if sha256 == shard.index else None
+        with opened:
+            sha256 = hashlib.sha256()
+            while data := opened.read(_BUFFER_BYTES):
+                sha256.update(data)
+            return sha256.hexdigest() == shard.sha256
 
+    def _leave_unused(self, cached: Cached) -> None:
+        then = cached.used_at.timestamp()
+        with suppress(OSError):
+            os.utime(self.cache.root / "notes" / cached.sha256, (then, then))
 
-class _Timed:
-    """The check of one shard, from now on."""
-
-    def __init__(self, dataset: str, shard: Shard) -> None:
-        self._dataset = dataset
-        self._shard = shard
-        self._began = time.monotonic()
-        self._at = datetime.now(UTC)
-
-    def check(self, finding: Finding, reason: str = "") -> Check:
-        return Check(
-            dataset=self._dataset,
-            shard=self._shard.sha256,
-            size_bytes=self._shard.size_bytes,
-            finding=finding,
-            reason=reason,
-            duration_s=time.monotonic() - self._began,
-            checked_at=self._at,
-        )
-
-
-class _Reader(io.RawIOBase):
-    """A stored shard from its beginning to its end, in requests of a block."""
-
-    def __init__(self, large: Bulk, key: str, shard: Shard) -> None:
-        self._blocks = (large.range(key, start, length) for start, length, _ in shard.blocks)
-        self._left = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, space: memoryview) -> int:  # type: ignore[override]
-        if not self._left:
-            self._left = next(self._blocks, None) or memoryview(b"")
-        count = min(len(space), len(self._left))
-        space[:count] = self._left[:count]
-        self._left = self._left[count:]
-        return count
-
-
-def _entries(raw: IO[bytes]) -> list[Entry]:
-    """What lies where in a tar archive."""
-    found = []
-    with tarfile.open(fileobj=raw, mode="r|") as archive:
-        for member in archive:
-            content = archive.extractfile(member)
-            if content is None:
-                raise tarfile.TarError(f"{member.name} is no file")
-            digest = xxhash.xxh3_64()
-            while data := content.read(_BUFFER_BYTES):
-                digest.update(data)
-            entry = Entry(path=member.name, offset=member.offset_data, length=member.size, xxh3=digest.hexdigest())
-            found.append(entry)
-    return found
+    def _fetch(self, known: Known) -> str:
+        """Why a shard could not be fetched again; empty when it is there and right."""
+        for key in known.named_by:
+            try:
+                found = manifest.read_manifest(self.store.read(key), self.store.url(key))
+            except (KeyNotFound, CorruptObject):
+                continue
+            done = stage.stage(
+                self.settings, self.store, found, [known.shard], staging_id=self.scrub_id, say=self.say
+            ).transfers[0]
+            return done.reason or ("" if self.cache.verify(known.shard) else "what was fetched is damaged, too")
+        return "no version names it any more"
 
 
 def _known(store: Store, dataset: str) -> tuple[dict[str, Known], list[Check]]:
@@ -405,7 +204,7 @@ def _known(store: Store, dataset: str) -> tuple[dict[str, Known], list[Check]]:
             data = store.read(key)
         except KeyNotFound:
             continue
-        timed = _Timed(dataset, _unknown(keys.sha256(data), max(1, len(data))))
+        timed = Timed(dataset, unknown(keys.sha256(data), max(1, len(data))))
         try:
             found = manifest.read_manifest(data, store.url(key))
             if (found.dataset, found.version) != (dataset, key.rpartition("/")[2].removesuffix(".json")):
@@ -418,20 +217,6 @@ def _known(store: Store, dataset: str) -> tuple[dict[str, Known], list[Check]]:
     return known, damaged
 
 
-def _unknown(sha256: str, size_bytes: int) -> Shard:
-    """A shard, or another object, of which no more is known than this."""
-    blocks = -(-size_bytes // BLOCK_BYTES)
-    return Shard(
-        sha256=sha256,
-        size_bytes=size_bytes,
-        xxh3="0" * (BLOCK_DIGITS * blocks),
-        index="0" * 64,
-        files=1,
-        samples=0,
-        content_bytes=0,
-    )
-
-
 def _sampled(names_of: Collection[str], sample: float | None, seed: int | str) -> list[str]:
     """So large a part of them, one at least, the same for the same seed."""
     everything = sorted(names_of)
@@ -439,8 +224,3 @@ def _sampled(names_of: Collection[str], sample: float | None, seed: int | str) -
         return everything
     count = min(len(everything), max(1, round(sample * len(everything))))
     return random.Random(seed).sample(everything, count)  # noqa: S311 - no secret
-
-
-def _is_lost(e: StoreRefused) -> bool:
-    """Whether a disk cannot give the bytes back, rather than that we may not have them."""
-    return isinstance(e.__cause__, OSError) and e.__cause__.errno in _DISK_ERRORS

@@ -174,7 +174,7 @@ class Content:
     """What was packed into a shard of format tar or blob, as one reads a file: front to back where it is compressed."""
 
     def __init__(self, source: ShardBytes, is_compressed: bool) -> None:
-        self._source = source
+        self.source = source
         blocks: Any = BlockFile(source)
         self._is_compressed = is_compressed
         self._file = zstandard.ZstdDecompressor().stream_reader(blocks, read_size=2**17) if is_compressed else blocks
@@ -215,7 +215,7 @@ class Content:
         with self._explained():
             count = int(self._file.readinto(space))
         if not count:
-            raise self._source.damaged(Damage("a file of its index", f"the end after {self._position} B"))
+            raise self.source.damaged(Damage("a file of its index", f"the end after {self._position} B"))
         self._position += count
         return count
 
@@ -224,4 +224,4 @@ class Content:
         try:
             yield
         except zstandard.ZstdError as e:  # its blocks are those of the manifest: it was not packed as it should be
-            raise self._source.damaged(Damage("a zstd frame", str(e))) from e
+            raise self.source.damaged(Damage("a zstd frame", str(e))) from e

@@ -1,6 +1,7 @@
 """Whatever else fsspec reads as a source: memory, HTTP, GCS, Azure, SFTP, HDFS, archives."""
 
 import hashlib
+import io
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,11 +18,18 @@ class Filesystem(Selected):
 
     def __init__(self, url: str) -> None:
         self._filesystem, path = storage.other_filesystem(url)
-        with _refused(url):  # a web server says of a folder, too, that it is a file
-            self._is_file = not url.endswith("/") and bool(self._filesystem.isfile(path))
+        with _refused(url):
+            self._is_file = self._is_a_file(url, path)
         super().__init__(*split(path, self._is_file))
         self._path = path
         self.url = url
+
+    def _is_a_file(self, url: str, path: str) -> bool:
+        """Of a web server's folders only the last letter tells that they are none."""
+        try:
+            return not url.endswith("/") and self._filesystem.info(path)["type"] == "file"
+        except FileNotFoundError:
+            return False
 
     def files(self) -> Iterator[SourceFile]:
         with _refused(self.url):
@@ -37,8 +45,9 @@ class Filesystem(Selected):
             if info["type"] == "directory":
                 yield from self._below(path)
             elif self.has(self._relative(path)):
-                # a web server's page of links says nothing else of them
-                yield self._listed(path, self._filesystem.info(path) if info["size"] is None else info)
+                yield self._listed(
+                    path, self._filesystem.info(path)
+                )  # a listing may put it in other words, or not know
 
     def _listed(self, path: str, info: dict[str, Any]) -> SourceFile:
         if info["size"] is None:
@@ -52,15 +61,23 @@ class Filesystem(Selected):
         for piece in pieces:
             self.check(piece.file)
             where = self._where(piece.file)
-            with self.open(piece.file) as opened:
+            with self._opened(where, streams=not piece.start) as opened:
                 with _refused(where):
-                    opened.seek(piece.start)
+                    if piece.start:
+                        opened.seek(piece.start)
                 yield piece, partial(_read_from, where, opened)
             self.check(piece.file)
 
     def open(self, file: SourceFile) -> IO[bytes]:
-        with _refused(self._where(file)):
-            opened: IO[bytes] = self._filesystem.open(self._where(file), "rb")
+        return self._opened(self._where(file), streams=False)
+
+    def _opened(self, where: str, streams: bool) -> IO[bytes]:
+        """`streams`: a web server is asked once for all of it, and need not know how to give a range."""
+        how = {"block_size": 0} if streams and where.startswith(("http://", "https://")) else {}
+        with _refused(where):
+            opened: IO[bytes] = self._filesystem.open(where, "rb", **how)
+        if isinstance(opened, io.BytesIO):  # fsspec's memory gives the file itself, with one position for all readers
+            return io.BytesIO(opened.getvalue())
         return opened
 
     def check(self, file: SourceFile) -> None:

@@ -33,11 +33,15 @@ class S3Prefix(Selected):
 
     def files(self) -> Iterator[SourceFile]:
         for each in _refused(self.url, self._objects.list):
-            if self.has(each.key) and not each.key.endswith("/"):  # a "folder" that some tool made
+            if self.has(each.key) and not self._is_folder(each):
                 try:
                     yield SourceFile(checked_path(each.key), each.size_bytes, each.etag)
                 except ValueError as e:
                     raise SourceRefused(f"{self.root}/{each.key}", str(e)) from e
+
+    def _is_folder(self, listed: bulk.Listed) -> bool:
+        """Whether a tool that shows folders has made it: empty, and with a slash at its end, which obstore cuts off."""
+        return listed.size_bytes == 0 and self._objects.size(listed.key) is None
 
     def reading(self, pieces: Iterable[Piece]) -> Generator[tuple[Piece, ReadInto], None, None]:
         with ThreadPoolExecutor(_REQUESTS_AHEAD) as pool:

@@ -9,7 +9,7 @@ from pipelines.errors import Unknown
 from pipelines.storage import Store
 from pipelines.tables import query
 from pipelines.tables.engine import quoted
-from pipelines.tables.schema import TABLES
+from pipelines.tables.schema import RUN_TABLES
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +39,7 @@ def read(store: Store, run_id: str) -> Landed:
         found = reader.query(f"SELECT batch_id FROM completed WHERE run_id = {quoted(run_id)}").rows  # noqa: S608
         if not found:
             raise Unknown("landed run", run_id, ())
-        tables = {name: reader.batches(_rows_of(name, run_id)).read_all() for name in TABLES}
+        tables = {name: reader.batches(_rows_of(name, run_id)).read_all() for name in RUN_TABLES}
         return Landed(batch_id=str(found[0][0]), versions=reader.versions, **tables)
 
 

@@ -31,12 +31,16 @@ def of_failed_jobs(runs: "pa.Table", measurements: "pa.Table") -> Reasons:
 
 
 def split(measurements: "pa.Table", reasons: Reasons) -> tuple["pa.Table", "pa.Table"]:
-    """The accepted rows, and the others as rows of `quarantine`. Every row is in exactly one of the two."""
+    """The accepted rows, and the others as rows of `quarantine`. Every row is in exactly one of the two.
+
+    Rows that an earlier release has parsed lack the columns that came later, here as there.
+    """
     import pyarrow as pa
 
     rows = sorted(reasons)
     kept = pa.array([row not in reasons for row in range(measurements.num_rows)], type=pa.bool_())
     refused = measurements.take(pa.array(rows, type=pa.int64()))
     reason = pa.array([reasons[row] for row in rows], type=pa.string())
-    field = schema.QUARANTINE.field("reason")
-    return measurements.filter(kept), refused.append_column(field, reason).cast(schema.QUARANTINE)
+    explained = refused.append_column(schema.QUARANTINE.field("reason"), reason)
+    columns = pa.schema([field for field in schema.QUARANTINE if field.name in explained.schema.names])
+    return measurements.filter(kept), explained.select(columns.names).cast(columns)

@@ -125,7 +125,7 @@ def _run(plan: Plan, cohorts: Mapping[str, str], job: Job, attempt: Attempt | No
     )
     return {
         **{name: getattr(plan, name) for name in ("suite", "trigger", "note")},
-        **{name: getattr(job, name) for name in ("node", "benchmark", "case", "repeat", "job_id")},
+        **{name: getattr(job, name) for name in ("node", "benchmark", "case", "repeat", "job_id", "dataset")},
         "cohort": cohorts.get(job.node, "unlabelled"),
         "attempt": attempt.number if attempt else None,
         "outcome": parsed.outcome.value,

@@ -43,10 +43,14 @@ _VALUE = [
     pa.field("unit", pa.string(), nullable=False),
 ]
 
-MEASUREMENTS = pa.schema([*_RUN, *_WHERE, *_VALUE, *_JOB, pa.field("labels", LABELS), *_EVIDENCE, *_LANDED])
+_MEASURED = [*_RUN, *_WHERE, *_VALUE, *_JOB, pa.field("labels", LABELS), *_EVIDENCE, *_LANDED]
+_ADDED = [pa.field("dataset", pa.string())]  # NAME@<version id> that the job was given
+"""Columns that came later to `measurements`, so to `quarantine`, and to `runs`."""
+
+MEASUREMENTS = pa.schema([*_MEASURED, *_ADDED])
 """One row per metric of one repeat of one case on one node."""
 
-QUARANTINE = pa.schema([*MEASUREMENTS, pa.field("reason", pa.string(), nullable=False)])
+QUARANTINE = pa.schema([*_MEASURED, pa.field("reason", pa.string(), nullable=False), *_ADDED])
 """Rows that were not believed, as they would have landed, and why."""
 
 HISTOGRAMS = pa.schema(
@@ -84,6 +88,7 @@ RUNS = pa.schema(
         pa.field("lease_wait_s", pa.float64()),
         *_EVIDENCE,
         *_LANDED,
+        *_ADDED,
     ]
 )
 """One row per planned job, whatever happened to it. Landed last: a run is complete when its rows are here."""
@@ -114,6 +119,82 @@ VERDICTS = pa.schema(
     ]
 )
 
+_MONTH = pa.field("month", pa.string(), nullable=False)
+
+DATASETS = pa.schema(
+    [
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+        _MONTH,  # of the publication
+        pa.field("published_at", INSTANT, nullable=False),
+        pa.field("parent", pa.string()),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("format", pa.string(), nullable=False),
+        pa.field("shard_bytes", pa.int64(), nullable=False),
+        pa.field("zstd_level", pa.int32()),
+        pa.field("shards", pa.int64(), nullable=False),
+        pa.field("files", pa.int64(), nullable=False),
+        pa.field("samples", pa.int64(), nullable=False),
+        pa.field("content_bytes", pa.int64(), nullable=False),
+        pa.field("stored_bytes", pa.int64(), nullable=False),
+        pa.field("new_bytes", pa.int64()),  # null: the parent is no longer there to compare with
+        pa.field("environment_id", pa.string(), nullable=False),
+        pa.field("code_version", pa.string(), nullable=False),
+        pa.field("hostname", pa.string(), nullable=False),
+        pa.field("note", pa.string(), nullable=False),
+        pa.field("manifest_key", pa.string(), nullable=False),
+        pa.field("landed_at", INSTANT, nullable=False),
+    ]
+)
+"""One row per published version of a dataset."""
+
+_SHARD = [
+    pa.field("shard", pa.string(), nullable=False),
+    pa.field("size_bytes", pa.int64(), nullable=False),
+]
+_RECORD = [
+    pa.field("evidence_key", pa.string(), nullable=False),
+    pa.field("evidence_sha256", pa.string(), nullable=False),
+]
+
+STAGING = pa.schema(
+    [
+        pa.field("staging_id", pa.string(), nullable=False),
+        _MONTH,  # of the staging
+        pa.field("node", pa.string(), nullable=False),
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+        *_SHARD,
+        pa.field("arrival", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("fetched_bytes", pa.int64(), nullable=False),
+        pa.field("duration_s", pa.float64(), nullable=False),
+        pa.field("bytes_per_s", pa.float64()),  # null: it failed, or nothing was fetched
+        pa.field("started_at", INSTANT, nullable=False),
+        pa.field("environment_id", pa.string(), nullable=False),
+        pa.field("store", pa.string(), nullable=False),
+        pa.field("cache", pa.string(), nullable=False),
+        *_RECORD,
+    ]
+)
+"""One row per shard that a node was to have, whatever became of it."""
+
+SCRUBS = pa.schema(
+    [
+        pa.field("scrub_id", pa.string(), nullable=False),
+        _MONTH,  # of the scrub
+        pa.field("place", pa.string(), nullable=False),
+        pa.field("dataset", pa.string(), nullable=False),
+        *_SHARD,
+        pa.field("finding", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("duration_s", pa.float64(), nullable=False),
+        pa.field("checked_at", INSTANT, nullable=False),
+        *_RECORD,
+    ]
+)
+"""One row per shard that was read again, in the store or in a node's cache."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -122,11 +203,15 @@ class Table:
     sort: tuple[str, ...]  # the order of rows within a file
     row_group: int = 122_880  # rows; DuckDB's own size, the best of four tried for point queries and scans together
     partitioned: bool = True  # by PARTITION
+    of_runs: bool = True  # whether its rows belong to runs of benchmarks, and come and go with them
 
 
 TABLES: Mapping[str, Table] = {
     table.name: table
     for table in (
+        Table("datasets", DATASETS, ("dataset", "published_at"), of_runs=False),
+        Table("staging", STAGING, ("dataset", "node", "started_at"), of_runs=False),
+        Table("scrubs", SCRUBS, ("dataset", "place", "checked_at"), of_runs=False),
         Table("environments", ENVIRONMENTS, ("environment_id", "run_id")),
         # a row has a hundred bins, and what is asked for is a night of the fleet: 35 ms, otherwise 130
         Table("histograms", HISTOGRAMS, ("metric", "night", "node", "started_at"), row_group=2_048),
@@ -136,6 +221,9 @@ TABLES: Mapping[str, Table] = {
         Table("runs", RUNS, ("run_id", "node", "benchmark", "case", "repeat")),
     )
 }
-"""Every landed table. `runs` is last, here and in every landing."""
+"""Every landed table. `runs` is last, here and in every landing of a run."""
+
+RUN_TABLES = tuple(name for name, table in TABLES.items() if table.of_runs)
+"""Those with the rows of runs."""
 
 PARTITION = "month"

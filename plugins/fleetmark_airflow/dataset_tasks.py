@@ -146,18 +146,19 @@ def nodes_to_scrub() -> list[str]:
 def scrub_store(dataset: str) -> int:
     """Read a dataset's shards in the store again. Returns how many are not intact; their rows say what was done."""
     from pipelines.datasets import scrub
+    from pipelines.datasets.cache import Cache
 
     settings, store = deployment()
-    found = scrub.scrub_store(settings, store, dataset, scrub_id=run(), say=log.info, **_thoroughness())
+    cache = Cache.of(settings)
+    found = scrub.scrub_store(settings, store, dataset, scrub_id=run(), cache=cache, say=log.info, **_thoroughness())
     return _recorded(found)
 
 
 @task(map_index_template="{{ task.op_kwargs['node'] }}")
 def scrub_cache(node: str) -> int:
     """Read what this node's cache holds again. Returns how many shards are not intact."""
-    from pipelines.datasets.cache import Cache
-
     from pipelines.datasets import scrub
+    from pipelines.datasets.cache import Cache
 
     settings, store = deployment()
     found = scrub.scrub_cache(

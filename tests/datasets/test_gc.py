@@ -2,6 +2,7 @@
 
 import os
 import random
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +18,8 @@ from pipelines.datasets.publications import Packed
 from pipelines.errors import CorruptObject, StillCollecting, StoreRefused
 from pipelines.settings import Settings
 from pipelines.storage import Store
+from tests.conftest import on
+from tests.servers import S3
 
 D = "d"
 NOW = datetime(2026, 11, 21, 2, tzinfo=UTC)
@@ -169,6 +172,24 @@ def test_leftovers_of_scrubs_probes_collectors_and_killed_writers_go_when_they_a
     assert not any(path.exists() for path in old)
     assert all(path.with_name(path.name.replace("old", "young")).exists() for path in old)
     assert shards_in(store) == shards_of(whole)
+
+
+@pytest.mark.integration
+def test_parts_of_an_upload_that_a_killed_publisher_left_on_a_server_go_when_they_are_old(
+    settings: Settings, ceph: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = storage.open_store(on(ceph, settings, monkeypatch))  # moto dates every upload 2010
+    bucket, _, key = store.path(names.shard_key(D, "0" * 64)).partition("/")
+    ask = store.filesystem.call_s3
+    begun = ask("create_multipart_upload", Bucket=bucket, Key=key)
+    part = {"Bucket": bucket, "Key": key, "UploadId": begun["UploadId"], "PartNumber": 1, "Body": bytes(5 * 2**20)}
+    ask("upload_part", **part)
+    assert collect(store, WEEK).doomed == ()
+    time.sleep(1.1)  # servers date uploads to the second
+    done = collect(store)
+    assert [(each.kind, each.size_bytes) for each in done.doomed] == [(Kind.UPLOAD, 5 * 2**20)]
+    assert store.uploads_under(names.prefix(D)) == []
+    store.abort_upload(names.shard_key(D, "0" * 64), begun["UploadId"])
 
 
 def test_what_is_no_shard_stays(settings: Settings, store: Store, tmp_path: Path) -> None:

@@ -2,20 +2,26 @@
 
 import os
 import random
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from pipelines import bulk, storage
-from pipelines.datasets import catalog, names, publish, scrub, verify
+from pipelines.datasets import catalog, names, publish, scrub, stage, verify
+from pipelines.datasets.cache import Cache
 from pipelines.datasets.events import Finding, Scrub
 from pipelines.datasets.manifest import Manifest, Packing
 from pipelines.datasets.meter import Meter
+from pipelines.datasets.pace import Pace
 from pipelines.datasets.publications import Request
-from pipelines.datasets.scrub import Pace
+from pipelines.errors import KeyNotFound
 from pipelines.settings import Settings
 from pipelines.storage import Store
+from tests import processes
 from tests.datasets.test_gc import NOW, D
 
 ID = "20261121T020000Z-1a2b3c"
@@ -27,7 +33,7 @@ def published(settings: Settings, folder: Path, form: str = "tar", zstd: int | N
         if not (path := folder / f"{number}.bin").exists():
             path.write_bytes(random.Random(number).randbytes(40_000))
     packing = Packing.model_validate({"format": form, "shard_bytes": 2**16, "zstd_level": zstd})
-    request = Request(source=str(folder), dataset=D, packing=packing)
+    request = Request(source=str(folder), dataset=D, packing=packing, parent=None)
     return publish.publish(settings, storage.open_store(settings), request, NOW, lambda _: None)
 
 
@@ -218,6 +224,204 @@ def test_an_index_that_cannot_be_made_again_is_reported_and_a_publication_puts_i
     assert is_whole(store, made)
 
 
+# --- between store and cache --------------------------------------------------------------------------------
+
+
+def staged(settings: Settings, made: Manifest) -> Cache:
+    """This node's cache, with every shard of a version."""
+    store = storage.open_store(settings)
+    done = stage.stage(settings, store, made, made.body.shards, staging_id=ID, say=lambda _: None)
+    assert {each.reason for each in done.transfers} == {""}
+    return Cache.of(settings)
+
+
+def cache_scrubbed(settings: Settings, **how: object) -> Scrub:
+    store = storage.open_store(settings)
+    asked = {"node": "node-1", "scrub_id": ID, "say": lambda _: None, **how}
+    return scrub.scrub_cache(settings, store, Cache.of(settings), **asked)  # type: ignore[arg-type]
+
+
+def damage(cache: Cache, sha256: str, data: bytes) -> None:
+    """Change a cached shard as a disk does: in place, with no permission asked."""
+    path = cache.path(sha256)
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+
+def test_damage_in_the_store_is_mended_from_the_cache_in_one_step(any_settings: Settings, tmp_path: Path) -> None:
+    made = published(any_settings, tmp_path / "source")
+    store, cache = storage.open_store(any_settings), staged(any_settings, made)
+    chance = random.Random(11)
+    flip, cut, missing = made.body.shards[:3]
+    bad = {flip.sha256: flipped(store.read(names.shard_key(D, flip.sha256)), chance), cut.sha256: b"short"}
+    for sha256, data in bad.items():
+        put(store, names.shard_key(D, sha256), data)
+    store.delete(names.shard_key(D, missing.sha256))
+    with watching(store, [names.shard_key(D, sha256) for sha256 in bad]) as seen:
+        found = scrubbed(any_settings, cache=cache)
+    assert wrong(found) == {each.sha256: Finding.REPAIRED for each in (flip, cut, missing)}
+    assert is_whole(store, made)
+    for sha256, data in bad.items():
+        assert store.read(names.quarantined_key(D, sha256, ID)) == data
+        good = Path(cache.path(sha256)).read_bytes()
+        assert seen[names.shard_key(D, sha256)] <= {data, good}
+    assert wrong(scrubbed(any_settings, scrub_id=f"{ID}-2", cache=cache)) == {}
+
+
+@contextmanager
+def watching(store: Store, watched: list[str]) -> Iterator[dict[str, set[bytes | None]]]:
+    """What a reader of these objects sees, all the time; None where one is not there."""
+    seen: dict[str, set[bytes | None]] = {key: set() for key in watched}
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            for key in watched:
+                try:
+                    seen[key].add(store.read(key))
+                except KeyNotFound:
+                    seen[key].add(None)
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        reader.join()
+
+
+def test_damage_in_the_cache_is_put_away_and_fetched_again(any_settings: Settings, tmp_path: Path) -> None:
+    made = published(any_settings, tmp_path / "source")
+    cache = staged(any_settings, made)
+    chance = random.Random(12)
+    good = {shard.sha256: cache.path(shard.sha256).read_bytes() for shard in made.body.shards}
+    for shard in made.body.shards[:2]:
+        damage(cache, shard.sha256, flipped(good[shard.sha256], chance))
+    damage(cache, made.body.shards[2].sha256, b"short")
+    assert wrong(cache_scrubbed(any_settings)) == {shard.sha256: Finding.REPAIRED for shard in made.body.shards[:3]}
+    assert {sha256: cache.path(sha256).read_bytes() for sha256 in good} == good
+    assert wrong(cache_scrubbed(any_settings)) == {}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_flips_anywhere_on_either_side_are_all_found_and_mended_from_the_other(
+    settings: Settings, store: Store, tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    made = published(settings, tmp_path / "source", form=chance.choice(["tar", "blob"]), files=12)
+    cache = staged(settings, made)
+    shards = list(made.body.shards)
+    chance.shuffle(shards)
+    in_store, in_cache = shards[:3], shards[3:5]
+    for shard in in_store:
+        put(store, names.shard_key(D, shard.sha256), flipped(cache.path(shard.sha256).read_bytes(), chance))
+    for shard in in_cache:
+        damage(cache, shard.sha256, flipped(cache.path(shard.sha256).read_bytes(), chance))
+    assert wrong(scrubbed(settings, cache=cache)) == {shard.sha256: Finding.REPAIRED for shard in in_store}
+    assert is_whole(store, made)
+    full = chance.random() < 0.5
+    assert wrong(cache_scrubbed(settings, full=full)) == {shard.sha256: Finding.REPAIRED for shard in in_cache}
+    assert all(cache.verify(shard) for shard in made.body.shards)
+
+
+@pytest.mark.parametrize("other", ["flipped", "short", "another shard", "empty"])
+def test_a_copy_that_is_damaged_too_never_takes_the_place(
+    settings: Settings, store: Store, tmp_path: Path, other: str
+) -> None:
+    made = published(settings, tmp_path / "source")
+    cache = staged(settings, made)
+    victim, bystander = made.body.shards[0], made.body.shards[1]
+    good = cache.path(victim.sha256).read_bytes()
+    copies = {
+        "flipped": flipped(good, random.Random(2)),
+        "short": good[:-1],
+        "another shard": cache.path(bystander.sha256).read_bytes(),
+        "empty": b"",
+    }
+    damage(cache, victim.sha256, copies[other])
+    put(store, names.shard_key(D, victim.sha256), flipped(good, random.Random(1)))
+    found = scrubbed(settings, cache=cache)
+    assert wrong(found) == {victim.sha256: Finding.DAMAGED}
+    assert not store.exists(names.shard_key(D, victim.sha256))
+    assert cache.open(victim) is None
+    assert wrong(cache_scrubbed(settings)) == {}
+
+
+def test_a_shard_that_is_damaged_on_both_sides_leaves_the_cache_too(
+    settings: Settings, store: Store, tmp_path: Path
+) -> None:
+    made = published(settings, tmp_path / "source")
+    cache = staged(settings, made)
+    victim = made.body.shards[0]
+    good = cache.path(victim.sha256).read_bytes()
+    damage(cache, victim.sha256, flipped(good, random.Random(2)))
+    put(store, names.shard_key(D, victim.sha256), flipped(good, random.Random(1)))
+    found = cache_scrubbed(settings)
+    assert wrong(found) == {victim.sha256: Finding.DAMAGED}
+    assert cache.open(victim) is None
+
+
+def test_what_is_cached_of_a_version_that_is_gone_is_compared_with_its_name(
+    settings: Settings, store: Store, tmp_path: Path
+) -> None:
+    made = published(settings, tmp_path / "source")
+    cache = staged(settings, made)
+    for key in store.keys_under("datasets"):
+        store.delete(key)
+    (cache.root / "notes" / made.body.shards[1].sha256).unlink()
+    victim = made.body.shards[0]
+    damage(cache, victim.sha256, flipped(cache.path(victim.sha256).read_bytes(), random.Random(2)))
+    found = cache_scrubbed(settings)
+    assert wrong(found) == {victim.sha256: Finding.DAMAGED}
+    assert len(found.checks) == len(made.body.shards)
+
+
+def test_a_shard_whose_note_is_lost_is_known_from_the_store(settings: Settings, tmp_path: Path) -> None:
+    made = published(settings, tmp_path / "source")
+    cache = staged(settings, made)
+    victim = made.body.shards[0]
+    (cache.root / "notes" / victim.sha256).unlink()
+    damage(cache, victim.sha256, flipped(cache.path(victim.sha256).read_bytes(), random.Random(2)))
+    assert wrong(cache_scrubbed(settings)) == {victim.sha256: Finding.REPAIRED}
+
+
+def test_reading_the_cache_here_is_no_use_of_it(settings: Settings, tmp_path: Path) -> None:
+    cache = staged(settings, published(settings, tmp_path / "source"))
+    for number, each in enumerate(cache.present()):
+        os.utime(cache.root / "notes" / each.sha256, (number, number))
+    before = cache.present()
+    cache_scrubbed(settings)
+    assert cache.present() == before
+
+
+@pytest.mark.integration
+def test_a_scrub_killed_at_any_point_leaves_what_the_next_one_mends(settings: Settings, tmp_path: Path) -> None:
+    store = storage.open_store(settings)
+    made = published(settings, tmp_path / "source", files=16)
+    cache = staged(settings, made)
+    good = {shard.sha256: cache.path(shard.sha256).read_bytes() for shard in made.body.shards}
+    span_s, in_the_middle = 0.0, 0
+    for number, part in enumerate([1.0, *processes.moments(seed=8, count=25, span_s=1.0)]):
+        chance = random.Random(number)
+        for sha256, data in good.items():
+            put(store, names.shard_key(D, sha256), flipped(data, chance))
+        if number == 0:
+            span_s = processes.duration_s(_scrub, settings)
+        else:
+            processes.kill_after(part * span_s, _scrub, settings)
+        there = {sha256: store.read(names.shard_key(D, sha256)) for sha256 in good}  # each has something all the time
+        mended = sum(there[sha256] == data for sha256, data in good.items())
+        in_the_middle += 0 < mended < len(good)
+        _scrub(settings)
+        assert is_whole(store, made)
+    assert in_the_middle > 0, "no scrub was killed between its repairs"
+
+
+def _scrub(settings: Settings) -> None:
+    scrubbed(settings, cache=Cache.of(settings))
+
+
 # --- pace, records ------------------------------------------------------------------------------------------
 
 
@@ -251,4 +455,3 @@ def test_scrubs_of_several_datasets_are_kept_side_by_side(store: Store) -> None:
     scrub.record(store, Scrub(scrub_id=ID, place="store", checks=()))
     scrub.record(store, Scrub(scrub_id=ID, place="node-1", checks=()))
     assert len(store.keys_under(names.scrub_prefix(ID))) == 2
-    assert os.sep
