@@ -1,13 +1,13 @@
 """The node's shell: one job after the other on this machine, each to a raw output, whatever happens to its tool.
 
 `RawOutput.facts` holds what the command decided, and what the node saw: filesystem, direct_io (whether it takes
-O_DIRECT), output_truncated (where the tool wrote more than is kept).
+O_DIRECT), dataset (the version whose files it was given), output_truncated (where the tool wrote more than is kept).
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,17 @@ from pipelines.storage import Store
 _OUTPUT_FILE = "output"
 _KEPT_BYTES = 16 * 2**20  # of the file the tool wrote; 200 times the largest fio document seen
 
+_NOT_STAGED = Refusal(outcome=Outcome.NOT_MEASURED, reason="its dataset was not staged; only a run does that")
+
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Machine:
-    """This machine, prepared for a run: its environment, its tools, and why nothing may run on it, if so."""
+    """This machine, prepared for a run: its environment, its tools, and why nothing may run on it, if so.
+
+    `datasets` has for each version that a job was promised the folder with its files, or why there is none.
+    """
 
     node: Node
     home: Path
@@ -46,13 +51,15 @@ class Machine:
     environment: Environment
     tools: Mapping[str, tools.Tool]
     refusal: Refusal | None = None
+    datasets: Mapping[str, Path | Refusal] = field(default_factory=dict)
 
 
 def run_jobs(settings: Settings, store: Store, plan: Plan, node_name: str, attempt: int, say: Say) -> tuple[str, ...]:
     """Run the node's jobs of a plan, in its order, and store each raw output before anyone judges it.
 
     The lease is taken once for all of them, so that the repeats of a case follow each other. A job that has a raw
-    output already, of whichever attempt, is not run again. Returns the key of each job's raw output, in plan order.
+    output already, of whichever attempt, is not run again. The datasets that the others need are staged before the
+    first of them runs. Returns the key of each job's raw output, in plan order.
 
     Raises:
         Unknown: the plan has no such node.
@@ -70,12 +77,13 @@ def run_jobs(settings: Settings, store: Store, plan: Plan, node_name: str, attem
         if waited_s:  # another attempt of this very run may have held the lease
             stored = _stored(store, plan.run_id, node_name)
         missing = [(number, job) for number, job in enumerate(jobs, start=1) if job.job_id not in stored]
-        for number, job in missing:
-            first_s = waited_s if job is missing[0][1] else 0.0  # the first job's row has the wait
-            raw = measure(machine, job, say, f"{number}/{len(jobs)} ", first_s)
-            key = keys.raw_key(plan.run_id, node_name, job.job_id, attempt)
-            store.create(key, raw.model_dump_json().encode())
-            stored[job.job_id] = key
+        with _with_datasets(settings, store, machine, (job for _, job in missing), say) as ready:
+            for number, job in missing:
+                first_s = waited_s if job is missing[0][1] else 0.0  # the first job's row has the wait
+                raw = measure(ready, job, say, f"{number}/{len(jobs)} ", first_s)
+                key = keys.raw_key(plan.run_id, node_name, job.job_id, attempt)
+                store.create(key, raw.model_dump_json().encode())
+                stored[job.job_id] = key
     return tuple(stored[job.job_id] for job in jobs)
 
 
@@ -139,6 +147,23 @@ def _look(
     return Machine(node, settings.home, run_id, attempt, seen, found, refusal)
 
 
+@contextmanager
+def _with_datasets(
+    settings: Settings, store: Store, machine: Machine, jobs: Iterable[Job], say: Say
+) -> Iterator[Machine]:
+    """The machine with the files of every dataset that the jobs name, for the time of the block."""
+    wanted = tuple(dict.fromkeys(job.dataset for job in jobs if job.dataset))
+    if not wanted or machine.refusal is not None:
+        yield machine
+        return
+    from pipelines.datasets import names
+    from pipelines.datasets.given import given
+
+    staging_id = names.staging_of_run(machine.run_id, machine.attempt)
+    with given(settings, store, wanted, node=machine.node.name, staging_id=staging_id, say=say) as found:
+        yield replace(machine, datasets=found)
+
+
 def _run(machine: Machine, job: Job, lease_wait_s: float) -> RawOutput:
     refusal = machine.refusal
     if refusal is None:
@@ -146,15 +171,19 @@ def _run(machine: Machine, job: Job, lease_wait_s: float) -> RawOutput:
         refusal = machine.tools[job.benchmark].refusal
     if refusal is not None:
         return _refused(machine, job, refusal, lease_wait_s)
+    dataset = machine.datasets.get(job.dataset, _NOT_STAGED) if job.dataset else None
+    if isinstance(dataset, Refusal):
+        return _refused(machine, job, dataset, lease_wait_s)
     params = descriptor.params_of(job)
     tool = machine.tools[job.benchmark]
     with guard.scratch(machine.node, machine.home, job.job_id, job.written_bytes) as scratch:
         output = scratch.path / _OUTPUT_FILE
-        place = Workplace(scratch.path, output, scratch.direct_io, tool.version or "")
+        place = Workplace(scratch.path, output, scratch.direct_io, tool.version or "", dataset)
         command = descriptor.command(params, place)
         done = process.run(command.argv, timeout_s=job.timeout_s, cwd=scratch.path, started=scratch.record)
         written, truncated = _read(output)
     facts = {**command.labels, "filesystem": scratch.filesystem, "direct_io": str(scratch.direct_io).lower()}
+    facts |= {"dataset": job.dataset} if job.dataset else {}
     return _raw(
         machine,
         job,

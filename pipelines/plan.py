@@ -1,8 +1,9 @@
 """The plan of a run: suite x nodes -> jobs. Pure: the same input gives the same jobs with the same ids."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from pipelines import benchmark, keys, suites
 from pipelines.errors import Unknown
@@ -108,4 +109,6 @@ def preview(job: Job, scratch: Path) -> tuple[str, ...]:
     descriptor = benchmark.get(job.benchmark)
     own = scratch / f"fleetmark-{job.job_id}"
     place = benchmark.Workplace(scratch=own, output=own / "output", direct_io=True, tool_version="")
+    if job.dataset:  # its folder is named when it is made
+        place = replace(place, dataset=PurePath(job.dataset))
     return descriptor.command(descriptor.params_of(job), place).argv

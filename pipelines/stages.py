@@ -102,10 +102,16 @@ def validate(store: Store, batch: str) -> Validation:
 
 
 def land(store: Store, batch: str) -> Mapping[str, int]:
-    """Commit the batch to every table, `runs` last. Returns the version of each table after it."""
+    """Commit the batch to every table, `runs` last, then what staging its datasets took.
+
+    Returns the version of each table of runs after it.
+    """
+    from pipelines.tables import datasets
     from pipelines.tables import land as lander
 
-    return lander.land_batch(store, batch)
+    versions = lander.land_batch(store, batch)
+    datasets.land_stagings_of(store, keys.run_of(batch))
+    return versions
 
 
 def judge(store: Store, run_id: str, at: datetime) -> None:

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -43,7 +44,8 @@ def download(
 ) -> Downloaded:
     """Put a version's shards, or its files, into a folder. Safe to repeat: what is there and right is not fetched.
 
-    What this node's `cache` has does not come from the store. Shards are named so that `webdataset` and HF `datasets` find them. Files that were cut are put together again.
+    What this node's `cache` has does not come from the store. Shards are named so that `webdataset` and HF `datasets`
+    find them. Files that were cut are put together again.
 
     Raises:
         DownloadRefused: a file with other bytes is there and not to be overwritten, or a link; or the disk is full.
@@ -73,9 +75,12 @@ def _shards(place: Place, of: Manifest, into: Target, say: Say) -> Downloaded:
     _refuse_strangers(of, into, set(called))
     size_bytes = sum(shard.size_bytes for shard in shards)
     tally = Tally(say, size_bytes, len(shards), "shards")
-    _each(
-        len(shards), lambda number: _shard(ShardBytes(place, of.dataset, shards[number]), called[number], into, tally)
-    )
+
+    def put(number: int) -> None:
+        with closing(ShardBytes(place, of.dataset, shards[number])) as source:
+            _shard(source, called[number], into, tally)
+
+    _each(len(shards), put)
     say(tally.line())
     return Downloaded(files=len(shards), size_bytes=size_bytes, present_bytes=tally.present_bytes)
 

@@ -212,7 +212,7 @@ def read_index(data: bytes, sha256: str, url: str) -> Index:
             Entry(path=checked_path(path), at=at, offset=offset, length=length, xxh3=xxh3)
             for path, at, offset, length, xxh3 in rows
         )
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise CorruptObject(url, f"it is not the index of a shard: {e}") from e
 
 

@@ -153,6 +153,11 @@ def staging_prefix(staging: str) -> str:
     return keys.checked(f"staged/{keys.run_date(staging)}/{staging}")
 
 
+def staging_of_run(run: str, attempt: int) -> str:
+    """The id of the staging with which an attempt at the jobs of a run begins."""
+    return f"{run}.{attempt}"
+
+
 def staging_key(staging: str, node: str) -> str:
     return keys.checked(f"{staging_prefix(staging)}/{node}.json")
 

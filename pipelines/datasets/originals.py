@@ -2,6 +2,7 @@
 
 import os
 import threading
+from contextlib import closing
 
 import xxhash
 
@@ -28,22 +29,26 @@ class Originals:
     def put(self, number: int) -> None:
         """What lies in a shard into its files. Raises: see `download.download`."""
         shard, packing = self._of.body.shards[number], self._of.body.packing
-        content = Content(ShardBytes(self._place, self._of.dataset, shard), packing.zstd_level is not None)
-        for entry in catalog.index_of(self._place.store, self._of.dataset, shard):
-            cut = self._cut.get(entry.path)
-            file = cut or _File(self._into, entry.path, [entry])
-            try:
-                is_present, is_whole = file.put(entry, content)
-            finally:
-                if cut is None:
-                    file.close()
-            self._tally.add(entry.length, 1, present=is_present)
-            with self._lock:
-                self.files += is_whole
+        with closing(ShardBytes(self._place, self._of.dataset, shard)) as source:
+            content = Content(source, packing.zstd_level is not None)
+            for entry in catalog.index_of(self._place.store, self._of.dataset, shard):
+                self._put(entry, content)
 
     def close(self) -> None:
         for file in self._cut.values():
             file.close()
+
+    def _put(self, entry: Entry, content: Content) -> None:
+        cut = self._cut.get(entry.path)
+        file = cut or _File(self._into, entry.path, [entry])
+        try:
+            is_present, is_whole = file.put(entry, content)
+        finally:
+            if cut is None:
+                file.close()
+        self._tally.add(entry.length, 1, present=is_present)
+        with self._lock:
+            self.files += is_whole
 
     def _cut_files(self) -> dict[str, "_File"]:
         """Those that may lie in several shards: any other file of a blob is shorter than a range."""

@@ -41,16 +41,15 @@ class Target:
         with self.explained(""):
             self.path.mkdir(parents=True, exist_ok=True)
             self._root = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                self._lock()
-                self._work = _made(WORK, self._root)
-            except BaseException:
-                os.close(self._root)
-                raise
+        try:
+            with self.explained(WORK):
+                self._work = self._locked_work()
+        except BaseException:
+            os.close(self._root)
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, at: TracebackType | None) -> None:
-        os.close(self._work)
         try:
             if kind is None:
                 self._finish()
@@ -58,7 +57,8 @@ class Target:
                 with suppress(OSError):  # it is not empty: the next attempt goes on with what it has
                     os.rmdir(WORK, dir_fd=self._root)
         finally:
-            os.close(self._root)  # and with it the lock
+            os.close(self._work)  # and with it the lock
+            os.close(self._root)
 
     def _finish(self) -> None:
         with self.explained(WORK):
@@ -72,7 +72,7 @@ class Target:
         try:
             yield
         except OSError as e:
-            raise DownloadRefused(f"{self.path}/{path}", e.strerror or str(e)) from e
+            raise DownloadRefused(str(self.path / path), e.strerror or str(e)) from e
 
     def names(self) -> list[str]:
         return os.listdir(self._root)  # noqa: PTH208 - of the folder that is locked, whatever its path leads to now
@@ -142,12 +142,26 @@ class Target:
         finally:
             os.close(descriptor)
 
-    def _lock(self) -> None:
+    def _locked_work(self) -> int:
+        """The folder of files under way, which nobody else is in."""
+        while True:
+            descriptor = _made(WORK, self._root)
+            try:
+                self._lock(descriptor)
+                with suppress(FileNotFoundError):  # whom we waited for has removed it
+                    if os.path.samestat(os.stat(WORK, dir_fd=self._root), os.fstat(descriptor)):
+                        return descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+
+    def _lock(self, descriptor: int) -> None:
         try:
-            fcntl.flock(self._root, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._say(f"another download into {self.path} is at work; waiting for it")
-            fcntl.flock(self._root, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError:  # NFS locks no folders
             return
 

@@ -58,8 +58,9 @@ def of_run(plan: Plan, landed: Landed, metrics: Iterable[str] = ()) -> Iterator[
     values = _values(landed.measurements)
     refused = {key: reason for key, _, reason in _rows(landed.quarantine, "reason")}
     failures = _failures(landed.runs)
-    cases = groupby(sorted(plan.jobs, key=_case_order(plan)), key=lambda job: (job.node, job.benchmark, job.case))
-    for (node, name, case), jobs in cases:
+    in_order = sorted(plan.jobs, key=_case_order(plan))
+    cases = groupby(in_order, key=lambda job: (job.node, job.benchmark, job.case, job.dataset))
+    for (node, name, case, _), jobs in cases:
         planned = tuple(jobs)
         descriptor = benchmark.get(name)
         required = descriptor.required(descriptor.params_of(planned[0]))
@@ -91,12 +92,12 @@ def of_run(plan: Plan, landed: Landed, metrics: Iterable[str] = ()) -> Iterator[
 def _case_order(plan: Plan) -> Any:
     """Sorts jobs by node, then by the place of their case in the plan, then by repeat."""
     nodes = {node.name: place for place, node in enumerate(plan.nodes)}
-    cases: dict[tuple[str, str], int] = {}
+    cases: dict[tuple[str, str, str | None], int] = {}
     for job in plan.jobs:
-        cases.setdefault((job.benchmark, job.case), len(cases))
+        cases.setdefault((job.benchmark, job.case, job.dataset), len(cases))
 
     def place(job: Job) -> tuple[int, int, int]:
-        return nodes[job.node], cases[job.benchmark, job.case], job.repeat
+        return nodes[job.node], cases[job.benchmark, job.case, job.dataset], job.repeat
 
     return place
 

@@ -67,9 +67,19 @@ def _parse(raw: RawOutput) -> Parsed:
     if raw.refusal is not None:
         return Parsed(outcome=raw.refusal.outcome, reason=raw.refusal.reason)
     try:
-        return benchmark.get(raw.job.benchmark).parse(raw)
+        parsed = benchmark.get(raw.job.benchmark).parse(raw)
     except UnknownOutput as e:
         return Parsed(outcome=Outcome.TOOL_FAILED, reason=str(e))
+    return _with_label(parsed, raw.job.dataset) if raw.job.dataset else parsed
+
+
+def _with_label(parsed: Parsed, dataset: str) -> Parsed:
+    """The dataset is a label of each number, so that numbers of different ones are never taken together."""
+    measurements, histograms = (
+        tuple(each.model_copy(update={"labels": {**each.labels, "dataset": dataset}}) for each in group)
+        for group in (parsed.measurements, parsed.histograms)
+    )
+    return parsed.model_copy(update={"measurements": measurements, "histograms": histograms})
 
 
 def rows_of(

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import plan, stages, suites
+from pipelines import keys, plan, stages, storage, suites
+from pipelines.datasets import publications, publish
+from pipelines.datasets.manifest import Packing
 from pipelines.errors import BadFile, BadParameter, Unknown
-from pipelines.records import Plan, Suite, SuiteEntry
+from pipelines.records import Job, Plan, Suite, SuiteEntry
 from pipelines.settings import Settings
 from pipelines.storage import Store
 from tests import make
@@ -80,6 +82,100 @@ def test_a_preview_shows_the_command_in_the_nodes_own_scratch() -> None:
     argv = plan.preview(job, Path("/mnt/nvme"))
     assert argv[0] == "fio"
     assert f"--directory=/mnt/nvme/fleetmark-{job.job_id}" in argv
+
+
+def test_the_id_of_a_job_without_a_dataset_is_what_it_was_before_there_were_any() -> None:
+    for job in planned().jobs:
+        named_by = [make.RUN_ID, job.node, job.benchmark, dict(job.params), job.repeat]
+        assert job.job_id == keys.content_id(named_by)
+
+
+def test_a_job_has_the_version_that_its_suite_names_and_another_id_for_each() -> None:
+    suite = with_dataset("weights@latest")
+    (first,), (second,) = (jobs_of_one(suite, {"weights@latest": f"weights@{digit * 32}"}) for digit in "ab")
+    (without,) = jobs_of_one(SUITE)
+    assert (first.dataset, second.dataset, without.dataset) == (f"weights@{'a' * 32}", f"weights@{'b' * 32}", None)
+    assert len({first.job_id, second.job_id, without.job_id}) == 3
+
+
+def test_entries_that_differ_in_their_dataset_alone_are_jobs_of_their_own() -> None:
+    one, other = (with_dataset(name).entries for name in ("small", "large"))
+    suite = SUITE.model_copy(update={"entries": one + other})
+    assert [job.dataset for job in jobs_of_one(suite, {"small": f"s@{'a' * 32}", "large": f"l@{'b' * 32}"})] == [
+        f"s@{'a' * 32}",
+        f"l@{'b' * 32}",
+    ]
+
+
+def test_a_dataset_that_was_not_resolved_is_refused() -> None:
+    with pytest.raises(Unknown, match=r"unknown dataset 'weights@v2'; known: weights$"):
+        planned(with_dataset("weights@v2"), datasets={"weights": f"weights@{'a' * 32}"})
+
+
+def test_a_preview_shows_the_version_where_its_files_will_be() -> None:
+    (job,) = jobs_of_one(with_dataset("weights"), {"weights": f"weights@{'a' * 32}"})
+    assert plan.preview(job, Path("/mnt/nvme"))[0] == "fio"
+
+
+def test_a_suite_that_names_a_dataset_is_planned_with_the_version_that_its_tag_is_on(
+    settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w/model.bin").write_bytes(b"w" * 100)
+    packing = Packing(format="blob", shard_bytes=2**16)
+    wanted = publications.Request(source=str(tmp_path / "w"), dataset="weights", tag="v1", packing=packing)
+    made = publish.publish(settings, storage.open_store(settings), wanted, make.AT, lambda _: None)
+    suite = settings.model_copy(update={"suites": tmp_path})
+    for named in ("weights@v1", made.reference, f"weights@{made.version[:8]}"):
+        write_suite(tmp_path, named)
+        jobs = stages.make_plan(suite, stages.Request(suite="mine"), make.RUN_ID, make.AT).jobs
+        assert {job.dataset for job in jobs} == {made.reference}
+
+
+@pytest.mark.parametrize("named", ["weights", "weights@v2"])
+def test_an_unknown_dataset_is_refused_when_the_plan_is_made(settings: Settings, tmp_path: Path, named: str) -> None:
+    write_suite(tmp_path, named)
+    with pytest.raises(Unknown, match="unknown dataset 'weights'; known: none"):
+        stages.make_plan(
+            settings.model_copy(update={"suites": tmp_path}), stages.Request(suite="mine"), make.RUN_ID, make.AT
+        )
+
+
+def test_a_suite_without_a_dataset_is_planned_without_a_store(settings: Settings) -> None:
+    nowhere = settings.model_copy(update={"store": "gopher://nowhere"})
+    assert stages.make_plan(nowhere, stages.Request(suite="quick"), make.RUN_ID, make.AT).jobs
+
+
+def test_a_dataset_that_cannot_be_a_name_is_refused_by_line_and_field(tmp_path: Path) -> None:
+    write_suite(tmp_path, "../weights")
+    with pytest.raises(BadFile, match=r"mine\.toml, line 5, field benchmarks\[0\]\.dataset"):
+        suites.load(tmp_path, "mine")
+
+
+def with_dataset(name: str) -> Suite:
+    entries = tuple(entry.model_copy(update={"dataset": name}) for entry in SUITE.entries)
+    return SUITE.model_copy(update={"entries": entries})
+
+
+def jobs_of_one(suite: Suite, datasets: dict[str, str] | None = None) -> tuple[Job, ...]:
+    """The jobs of one case on one node."""
+    made = plan.make(
+        suite,
+        NODES[:1],
+        run_id=make.RUN_ID,
+        created_at=make.AT,
+        trigger="cli",
+        overrides={"profile": "mixed"},
+        repeats=1,
+        datasets=datasets,
+    )
+    return made.jobs
+
+
+def write_suite(folder: Path, dataset: str) -> None:
+    (folder / "mine.toml").write_text(
+        f'description = "x"\n\n[[benchmarks]]\nbenchmark = "fio"\ndataset = "{dataset}"\n'
+    )
 
 
 def test_a_plan_survives_its_json() -> None:

@@ -98,7 +98,7 @@ def test_a_manifest_reads_back_as_it_was_written(made: Manifest) -> None:
 def test_the_id_is_the_hash_of_the_canonical_body_alone() -> None:
     made = one()
     canonical = json.dumps(made.body.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    assert made.version == keys.sha256(canonical.encode())[:32] == "eff2b8f0c0e9b5ba2ce6a1dc0ea2ae9e"
+    assert made.version == keys.sha256(canonical.encode())[:32] == "44149a1c4eee393fa96b2cb5a2bc54ef"
 
 
 def test_any_flipped_bit_of_a_stored_manifest_is_found() -> None:
@@ -110,8 +110,7 @@ def test_any_flipped_bit_of_a_stored_manifest_is_found() -> None:
         damaged[at] ^= 1 << chance.randrange(8)
         try:
             read = manifest.read_manifest(bytes(damaged), "file:///m")
-        except CorruptObject as e:
-            assert str(e).startswith("object file:///m is damaged: ")
+        except CorruptObject:
             continue
         unnoticed.append((at, read == made))
     assert all(is_the_same for _, is_the_same in unnoticed), unnoticed
@@ -139,7 +138,6 @@ def test_garbage_is_no_manifest_and_no_index(data: bytes) -> None:
         ({"version": "0" * 32}, "its body has the id"),
         ({"body": {"dataset": "other"}}, "its body has the id"),
         ({"provenance": {"hostname": "other"}}, "its provenance has the sha256"),
-        ({"provenance": {"packed": ["12" * 32]}}, "it does not say of each shard what it was packed from"),
         ({"more": 1}, "more: Extra inputs are not permitted"),
     ],
 )
@@ -149,6 +147,13 @@ def test_a_manifest_that_was_edited_is_damaged(change: dict[str, Any], problem: 
         stored[name] = {**stored[name], **value} if isinstance(value, dict) else value
     with pytest.raises(CorruptObject, match=problem):
         manifest.read_manifest(json.dumps(stored).encode(), "file:///m")
+
+
+def test_a_manifest_says_of_each_shard_what_it_was_packed_from() -> None:
+    made = one()
+    provenance = made.provenance.model_copy(update={"packed": made.provenance.packed[:1]})
+    with pytest.raises(ValidationError, match="it does not say of each shard what it was packed from"):
+        Manifest(version=made.version, body=made.body, provenance=provenance)
 
 
 def test_a_shard_has_a_hash_for_each_of_its_blocks() -> None:

@@ -1,6 +1,7 @@
 """Reading a version: every sample once, in an order that a seed decides, resumed at the sample, never a wrong byte."""
 
 import json
+import os
 import random
 import threading
 from itertools import chain, pairwise
@@ -16,7 +17,9 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from pipelines import storage
-from pipelines.datasets import catalog, download, names
+from pipelines.datasets import catalog, download, names, stage
+from pipelines.datasets.cache import Cache
+from pipelines.datasets.events import Arrival
 from pipelines.datasets.formats.tar import sample_key
 from pipelines.datasets.manifest import Format, Manifest, Packing
 from pipelines.datasets.reader import open_version
@@ -67,40 +70,43 @@ def keys(samples: list[Sample]) -> list[Any]:
 
 
 @pytest.mark.parametrize("level", [None, 3], ids=["plain", "zstd"])
-@pytest.mark.parametrize("seed", [None, 5])
 def test_samples_of_tar_are_the_source_files_by_key_and_ending(
-    any_settings: Settings, tmp_path: Path, level: int | None, seed: int | None
+    any_settings: Settings, tmp_path: Path, level: int | None
 ) -> None:
     files = {**tree(60), "a.tar.gz": b"1", "a.json": b"", "b/no ending": b"2", ".hidden": b"3", "b/c.d/e.F": b"4"}
     published(any_settings, request(write(tmp_path / "source", files), trees.packing_of("tar", level)))
-    found = read(any_settings, "photos", shuffle_seed=seed)
-    whole = {(each["__key__"], ending): data for each in found for ending, data in each.items() if ending != "__key__"}
-    assert whole == {(sample_key(path), path[len(sample_key(path)) :].removeprefix(".")): files[path] for path in files}
-    assert len(found) == len({sample_key(path) for path in files})
+    right: dict[str, Sample] = {}
+    for path, data in files.items():
+        key = sample_key(path)
+        right.setdefault(key, {"__key__": key})[path.removeprefix(key).removeprefix(".")] = data
+    for seed in (None, 5):
+        found = read(any_settings, "photos", shuffle_seed=seed)
+        assert sorted(found, key=lambda each: each["__key__"]) == [right[key] for key in sorted(right)]
     assert next(each for each in found if each["__key__"] == "a") == {"__key__": "a", "tar.gz": b"1", "json": b""}
 
 
 @pytest.mark.parametrize("level", [None, 3], ids=["plain", "zstd"])
-@pytest.mark.parametrize("seed", [None, 5])
 def test_samples_of_blob_are_the_ranges_of_the_source_files(
-    any_settings: Settings, tmp_path: Path, level: int | None, seed: int | None
+    any_settings: Settings, tmp_path: Path, level: int | None
 ) -> None:
     files = {**tree(40), "large": random.Random(9).randbytes(3 * trees.SHARD_BYTES + 7), "empty": b""}
     published(any_settings, request(write(tmp_path / "source", files), trees.packing_of("blob", level)))
-    found: dict[str, dict[int, bytes]] = {}
-    for sample in read(any_settings, "photos", shuffle_seed=seed):
-        assert found.setdefault(sample["__key__"], {}).setdefault(sample["__at__"], sample["data"]) is sample["data"]
-    assert {path: b"".join(parts[at] for at in sorted(parts)) for path, parts in found.items()} == files
+    for seed in (None, 5):
+        found: dict[str, dict[int, bytes]] = {}
+        for sample in read(any_settings, "photos", shuffle_seed=seed):
+            data = sample["data"]
+            assert found.setdefault(sample["__key__"], {}).setdefault(sample["__at__"], data) is data
+        assert {path: b"".join(parts[at] for at in sorted(parts)) for path, parts in found.items()} == files
     assert sorted(found["large"]) == [0, trees.SHARD_BYTES, 2 * trees.SHARD_BYTES, 3 * trees.SHARD_BYTES]
 
 
-@pytest.mark.parametrize("seed", [None, 5])
-def test_samples_of_parquet_are_its_rows(any_settings: Settings, tmp_path: Path, seed: int | None) -> None:
+def test_samples_of_parquet_are_its_rows(any_settings: Settings, tmp_path: Path) -> None:
     publish(any_settings, tmp_path, "parquet", None)
     rows = pa.parquet.read_table(tmp_path / "source").to_pylist()
-    found = read(any_settings, "parquet", shuffle_seed=seed)
-    assert sorted(found, key=lambda row: row["n"]) == sorted(rows, key=lambda row: row["n"])
-    assert (found == rows) == (seed is None)
+    assert read(any_settings, "parquet") == rows
+    shuffled = read(any_settings, "parquet", shuffle_seed=5)
+    assert shuffled != rows
+    assert sorted(shuffled, key=lambda row: row["n"]) == rows
 
 
 def test_webdataset_reads_the_same_samples_in_the_same_order(settings: Settings, store: Store, tmp_path: Path) -> None:
@@ -159,7 +165,7 @@ def test_all_slices_together_are_the_epoch_every_sample_once(
     sizes: Published, number: int, seed: int | None, epoch: int, window: int, world: int, workers: int
 ) -> None:
     made = sizes.versions[number]
-    order = {"shuffle_seed": seed, "window": window, "epoch": epoch}
+    order: dict[str, Any] = {"shuffle_seed": seed, "window": window, "epoch": epoch}
     whole = keys(read(sizes.settings, made.reference, **order))
     slices = [
         keys(read(sizes.settings, made.reference, **order, rank=rank, world=world, worker=worker, workers=workers))
@@ -171,7 +177,7 @@ def test_all_slices_together_are_the_epoch_every_sample_once(
     assert max(map(len, slices)) - min(map(len, slices)) <= 1
 
 
-@every_format
+@pytest.mark.parametrize(("form", "level"), [FORMATS[0], FORMATS[4]])
 def test_seed_epoch_and_window_decide_the_order_on_any_machine(
     settings: Settings, tmp_path: Path, form: Format, level: int | None
 ) -> None:
@@ -254,7 +260,7 @@ def test_shards_that_are_read_in_portions_give_every_sample_once_in_slices_and_r
     found = list(chain.from_iterable(slices))
     assert {large.settings.home / "source" / f"{each['__key__']}.jpg": each["jpg"] for each in found} == files
     assert len(found) == len(files)
-    how = {"shuffle_seed": seed, "window": 2}
+    how: dict[str, Any] = {"shuffle_seed": seed, "window": 2}
     with open_version(large.settings, made.reference, **how) as data:
         samples = data.epoch(0)
         before = [next(samples) for _ in range(len(files) * 2 // 3)]
@@ -276,7 +282,7 @@ def test_another_process_goes_on_at_the_very_next_sample(
     settings: Settings, tmp_path: Path, form: Format, level: int | None
 ) -> None:
     publish(settings, tmp_path, form, level)
-    how = {"shuffle_seed": 6, "window": 3, "rank": 1, "world": 2}
+    how: dict[str, Any] = {"shuffle_seed": 6, "window": 3, "rank": 1, "world": 2}
     whole = read(settings, form, epoch=4, **how)
     tasks = []
     with open_version(settings, form, **how) as data:
@@ -454,3 +460,104 @@ def test_nothing_stays_open_when_a_reader_is_left(
         next(again)
     assert _descriptors() <= before
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("dataset-reader")]
+
+
+# --- the node's cache ---------------------------------------------------------------------------------------
+
+
+def staged(settings: Settings, made: Manifest) -> Cache:
+    """The node's cache with all of a version in it."""
+    found = stage.stage(
+        settings, storage.open_store(settings), made, made.body.shards, staging_id="20261121T020000Z-1", say=print
+    )
+    assert {each.arrival for each in found.transfers} == {Arrival.FETCHED}
+    return Cache.of(settings)
+
+
+@every_format
+def test_what_the_cache_has_is_not_read_from_the_store(
+    settings: Settings, store: Store, tmp_path: Path, form: Format, level: int | None
+) -> None:
+    made = publish(settings, tmp_path, form, level)
+    right = read(settings, form, shuffle_seed=1)
+    staged(settings, made)
+    for shard in made.body.shards:
+        store.delete(names.shard_key(form, shard.sha256))
+    assert read(settings, form, shuffle_seed=1) == right
+
+
+@every_format
+def test_a_bit_that_flipped_in_the_cache_is_never_served_and_its_shard_comes_from_the_store(
+    settings: Settings, tmp_path: Path, form: Format, level: int | None
+) -> None:
+    made = publish(settings, tmp_path, form, level, count=40)
+    right = read(settings, form, shuffle_seed=1)
+    cache = staged(settings, made)
+    chance = random.Random(f"{form} {level}")
+    noticed = 0
+    for _ in range(20):
+        shard = chance.choice(made.body.shards)
+        path = cache.path(shard.sha256)
+        path.chmod(0o600)
+        flipped(path, bit := chance.randrange(8 * shard.size_bytes))
+        with open_version(settings, form, shuffle_seed=1) as data:
+            assert list(data.epoch(0)) == right
+            assert data.damaged in ([], [shard.sha256])
+        assert path.exists() == (not data.damaged)
+        if data.damaged:
+            noticed += 1
+            assert (cache.root / "damaged" / shard.sha256).exists()
+            with open_version(settings, form, shuffle_seed=1) as data:
+                assert list(data.epoch(0)) == right
+                assert data.damaged == [], "it would have been read from the cache again"
+            (cache.root / "damaged" / shard.sha256).replace(path)
+        flipped(path, bit)
+    assert noticed == 20 if level or form != "tar" else 10 < noticed < 20
+
+
+def test_a_cached_shard_that_was_cut_short_or_emptied_is_read_from_the_store(
+    settings: Settings, tmp_path: Path
+) -> None:
+    made = publish(settings, tmp_path, "tar", None)
+    right = read(settings, "tar")
+    cache = staged(settings, made)
+    for shard, size in zip(made.body.shards, (0, 1, 1000), strict=False):
+        cache.path(shard.sha256).chmod(0o600)
+        os.truncate(cache.path(shard.sha256), size)
+    with open_version(settings, "tar") as data:
+        assert list(data.epoch(0)) == right
+    assert sorted(data.damaged) == sorted(shard.sha256 for shard in made.body.shards[:3])
+
+
+def test_damage_in_the_cache_and_in_the_store_is_an_error(settings: Settings, store: Store, tmp_path: Path) -> None:
+    made = publish(settings, tmp_path, "blob", None)
+    cache = staged(settings, made)
+    shard = made.body.shards[0]
+    cache.path(shard.sha256).chmod(0o600)
+    flipped(cache.path(shard.sha256), 77)
+    flipped(Path(store.path(names.shard_key("blob", shard.sha256))), 77)
+    with pytest.raises(DamagedShard, match=shard.sha256[:12]):
+        read(settings, "blob")
+    assert cache.open(shard) is None
+
+
+def test_what_is_being_read_is_not_evicted_and_afterwards_it_can_be(settings: Settings, tmp_path: Path) -> None:
+    made = publish(settings, tmp_path, "tar", None)
+    cache = staged(settings, made)
+    every = [shard.sha256 for shard in made.body.shards]
+    with open_version(settings, "tar", shuffle_seed=1, window=len(every)) as data:
+        samples = data.epoch(0)
+        next(samples)
+        assert cache.evict(every) == ()
+    assert sorted(cache.evict(every)) == sorted(every)
+
+
+def test_readers_that_meet_the_same_damage_at_once_all_get_every_sample(settings: Settings, tmp_path: Path) -> None:
+    made = publish(settings, tmp_path, "tar", None)
+    right = keys(read(settings, "tar", shuffle_seed=1))
+    cache = staged(settings, made)
+    for shard in made.body.shards:
+        cache.path(shard.sha256).write_bytes(bytes(shard.size_bytes))
+    how = {"shuffle_seed": 1}
+    assert processes.at_once(_keys, [(settings, "tar", how)] * 4) == [right] * 4
+    assert cache.present() == []
