@@ -189,6 +189,7 @@ class Store:
         if self.is_local:
             return  # link(2) is atomic
         key = f"probe/{uuid.uuid4().hex}"
+        _ = self.filesystem  # once: a client for each of the threads would be 100 MB and a second
         with ThreadPoolExecutor(max_workers=_PROBE_WRITERS) as pool:
             bodies = [f"{writer}".encode() for writer in range(_PROBE_WRITERS)]
             winners = sum(pool.map(lambda body: self.create(key, body), bodies))

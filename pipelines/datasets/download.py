@@ -107,7 +107,7 @@ def _each(count: int, put: Callable[[int], None]) -> None:
 
 
 def _shard(source: ShardBytes, name: str, into: Target, tally: Tally) -> None:
-    with into.existing(name) as there:
+    with into.explained(name), into.existing(name) as there:
         if there is not None and _is(there, source.shard):
             return tally.add(source.shard.size_bytes, 1, present=True)
     descriptor = into.partial(name)

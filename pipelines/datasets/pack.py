@@ -53,10 +53,12 @@ def units_of(source: Source, packing: Packing) -> Iterator[Unit]:
 
 def columns_of(source_url: str, groups: Groups) -> str | None:
     """The columns of all shards to be, where the format has such. Raises: SourceRefused: files do not go together."""
+    found = list(groups.columns)
+    if not found:
+        return None
     from pipelines.datasets.formats import columns
 
-    found = list(groups.columns)
-    return columns.unified(source_url, found) if found else None
+    return columns.unified(source_url, found)
 
 
 def pack_group(

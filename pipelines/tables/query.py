@@ -83,7 +83,7 @@ class Reader:
         """Whether any table had moved on since; its view then shows the newest version. Nothing to do under `as_of`."""
         if self._as_of is not None:
             return False
-        moved = [name for name in SCHEMAS if self._moved(name)]
+        moved = [name for name in reversed(SCHEMAS) if self._moved(name)]  # see snapshot.take
         for name in moved:
             self._show(name)
         if moved:

@@ -20,14 +20,15 @@ Tables = Mapping[str, "DeltaTable | None"]
 def take(store: Store, names: Iterable[str], as_of: int | datetime | None = None) -> Tables:
     """The tables as of now, as of an instant, or as of the landing that made version `as_of` of `runs`.
 
-    A landing commits to every table and to `runs` last, so that the instant of that commit has all of a run or none.
+    A landing commits to the tables in the order of `names`, to `runs` last, so that the instant of that commit has all
+    of a run or none. They are opened the other way round: a run that `runs` calls complete is then in all of them.
     Instants are those that the commits themselves carry, to the millisecond.
 
     Raises:
         Unknown: `runs` has no such version.
         HistoryGone: the log no longer reaches back that far.
     """
-    tables = {name: open_newest(store, name) for name in names}
+    tables = {name: open_newest(store, name) for name in reversed(tuple(names))}
     if as_of is None:
         return tables
     instant = as_of if isinstance(as_of, datetime) else _committed_at(tables["runs"], as_of)

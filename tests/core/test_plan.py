@@ -112,11 +112,6 @@ def test_a_dataset_that_was_not_resolved_is_refused() -> None:
         planned(with_dataset("weights@v2"), datasets={"weights": f"weights@{'a' * 32}"})
 
 
-def test_a_preview_shows_the_version_where_its_files_will_be() -> None:
-    (job,) = jobs_of_one(with_dataset("weights"), {"weights": f"weights@{'a' * 32}"})
-    assert plan.preview(job, Path("/mnt/nvme"))[0] == "fio"
-
-
 def test_a_suite_that_names_a_dataset_is_planned_with_the_version_that_its_tag_is_on(
     settings: Settings, tmp_path: Path
 ) -> None:

@@ -99,7 +99,7 @@ def test_any_tar_lists_the_files_of_downloaded_shards(
     settings: Settings, store: Store, tmp_path: Path, level: int | None
 ) -> None:
     download(store, files_of(settings, tmp_path, "tar", level), tmp_path / "target", "shards", say=print)
-    found = {}
+    found: dict[str, bytes] = {}
     for path in sorted((tmp_path / "target").iterdir()):
         data = path.read_bytes()
         plain = zstandard.ZstdDecompressor().decompressobj().decompress(data) if level else data

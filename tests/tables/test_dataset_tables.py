@@ -16,7 +16,7 @@ from pipelines.datasets.manifest import Manifest, Packing
 from pipelines.errors import CorruptObject
 from pipelines.settings import Settings
 from pipelines.storage import Store
-from pipelines.tables import datasets, delta, files, land, maintain, quarantine
+from pipelines.tables import datasets, delta, files, land, landed, maintain, quarantine, repeats, results
 from pipelines.tables.query import open_reader
 from pipelines.tables.schema import QUARANTINE, TABLES
 from tests import make, processes
@@ -29,13 +29,14 @@ STAGING_ID, SCRUB_ID = "20261121T020000Z-5ca1ab", "20261122T060000Z-0ddba1"
 VERSION = "0" * 32
 
 
-def publish(settings: Settings, folder: Path, files: int = 20, at: datetime = AT, **more: str | None) -> Manifest:
+def publish(settings: Settings, folder: Path, files: int = 20, at: datetime = AT, **more: Any) -> Manifest:
     source = trees.write(folder, trees.tree(files))
     return trees.published(settings, trees.request(source, **more), at)
 
 
 def rows_of(store: Store, name: str, order: str) -> list[dict[str, Any]]:
-    return landings.rows_of(store, name).sort_by(order).to_pylist()
+    rows: list[dict[str, Any]] = landings.rows_of(store, name).sort_by(order).to_pylist()
+    return rows
 
 
 def transfer(number: int, arrival: Arrival = Arrival.FETCHED, **fields: Any) -> Transfer:
@@ -395,6 +396,25 @@ def test_rows_name_the_version_their_job_was_given_and_others_name_none(
     for name in ("runs", "measurements"):
         found = {(row["job_id"], row["dataset"]) for row in landings.rows_of(store, name).to_pylist()}
         assert found == {("job-1", version), ("job-2", None)}
+
+
+def test_numbers_with_different_datasets_are_never_taken_together(store: Store) -> None:
+    versions = [f"weights@{digit * 32}" for digit in "ab"]
+    given = [
+        raw.model_copy(update={"job": raw.job.model_copy(update={"dataset": version, "job_id": version[-2:]})})
+        for raw, version in zip(landings.raws(samples=["rand_read"]) * 2, versions, strict=True)
+    ]
+    todo = landings.hand_in(store, given)
+    land.land_batch(store, landings.ready(store))
+    with open_reader(store) as reader:
+        found = results.results(reader, metric="read_iops")
+        newest = reader.query("SELECT labels['dataset'] FROM latest WHERE metric = 'read_iops' ORDER BY 1").rows
+    assert [(each.labels["dataset"], each.repeats) for each in found] == [(version, 1) for version in versions]
+    assert newest == tuple((version,) for version in versions)
+    of_run = list(repeats.of_run(todo, landed.read(store, make.RUN_ID), ["read_iops"]))
+    assert [(each.labels["dataset"], len(each.measured), each.absent) for each in of_run] == [
+        (version, 1, ()) for version in versions
+    ]
 
 
 @pytest.mark.parametrize("name", ["measurements", "quarantine", "runs"])

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import polars as pl
@@ -17,7 +18,7 @@ from pipelines import storage
 from pipelines.errors import BadQuery, HistoryGone, Unknown
 from pipelines.settings import Settings
 from pipelines.storage import Store
-from pipelines.tables import delta, maintain, query
+from pipelines.tables import delta, maintain, query, snapshot
 from pipelines.tables.query import Reader, open_reader
 from pipelines.tables.results import as_result, results
 from pipelines.tables.schema import TABLES
@@ -93,6 +94,33 @@ def test_refresh_shows_what_was_landed_since_and_is_a_no_op_without_news(store: 
         assert opened.refresh()
         assert opened.query(COUNT).rows == ((4, 19.0),)
         assert opened.query("SELECT last_night()").rows == ((NIGHT + timedelta(days=1),),)
+
+
+@pytest.mark.parametrize("refreshed", [False, True])
+def test_a_run_that_lands_while_its_tables_are_opened_is_seen_whole_or_not_at_all(
+    store: Store, monkeypatch: pytest.MonkeyPatch, refreshed: bool
+) -> None:
+    nights.put(store, nights.rows())
+    reader = open_reader(store) if refreshed else None
+    landing = iter(NIGHT + timedelta(days=number) for number in range(1, 100))
+    where, name = (query.Reader, "_moved") if refreshed else (snapshot, "open_newest")
+    asked = getattr(where, name)
+
+    def and_then_a_run_lands(*args: Any) -> Any:
+        answer = asked(*args)
+        nights.put(store, nights.rows(next(landing)))
+        return answer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(where, name, and_then_a_run_lands)
+        if reader is None:
+            reader = open_reader(store)
+        else:
+            reader.refresh()
+    with reader:
+        torn = "SELECT run_id FROM completed ANTI JOIN measurements USING (run_id)"
+        assert reader.query(torn).rows == ()
+        assert reader.query("SELECT count(*) FROM completed").rows[0][0] > 1
 
 
 def test_rows_of_superseded_files_are_not_counted(store: Store) -> None:
