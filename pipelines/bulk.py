@@ -22,6 +22,7 @@ _PARTS_AT_ONCE = 4  # of one object; several objects are on their way at once
 _LONGEST_PAUSE = timedelta(seconds=5)
 _ENDLESS = 1000  # retries: the time is what limits them
 _GAVE_UP = re.compile(r"after (\d+) retries")  # object_store's words for a server that does not answer
+_threads_run_in: dict[str, int] = {}  # the process that used obstore first: in its forks a request would never end
 T = TypeVar("T")
 
 
@@ -180,6 +181,9 @@ class S3:
         return self._opened[process]
 
     def _connect(self) -> Any:
+        if _threads_run_in.setdefault("process", os.getpid()) != os.getpid():
+            problem = "this process was forked from one that had used obstore, whose threads a fork does not copy"
+            raise StoreRefused(self.url, f"{problem}; start it by spawn or forkserver")
         from obstore.store import S3Store
 
         plain_http = (self._endpoint or "").startswith("http://")
@@ -204,12 +208,14 @@ class S3:
         where = f"{self.url}/{key}"
         try:
             return call(self._store(), key)
-        except FileNotFoundError as e:
-            raise KeyNotFound(where) from e
         except PreconditionError:
             raise
         except (BaseError, OSError) as e:
             said = " ".join(str(e).partition("\n\nDebug source:")[0].split())
+            if "<Code>NoSuchBucket</Code>" in said:
+                raise StoreRefused(where, "there is no such bucket") from e
+            if isinstance(e, FileNotFoundError):
+                raise KeyNotFound(where) from e
             gave_up = _GAVE_UP.search(said)
             if gave_up or "error decoding response body" in said or "timed out" in said:
                 raise StoreUnreachable(where, int(gave_up[1]) + 1 if gave_up else 1, said) from e

@@ -51,10 +51,11 @@ class NewFile:
     There are two buffers: while one is filled and hashed, a thread writes the other.
     """
 
-    def __init__(self, descriptor: int, path: str, is_direct: bool) -> None:
+    def __init__(self, descriptor: int, path: str, is_direct: bool, is_kept: bool) -> None:
         self.path = path  # for a link or a copy while it is open
         self._descriptor = descriptor
         self._is_direct = is_direct
+        self._is_kept = is_kept
         self.size_bytes = 0  # so far
         self._memory = mmap.mmap(-1, 2 * _BUFFER_BYTES)  # aligned to a page, as O_DIRECT wants it
         self._buffer = memoryview(self._memory)[:_BUFFER_BYTES]
@@ -92,11 +93,12 @@ class NewFile:
         return digest.hexdigest()
 
     def finish(self) -> Written:
-        """Everything is on the disk when this returns."""
+        """Everything is on the disk when this returns, if it is to be kept."""
         if self._used:
             self._flush()
         self._settle()
-        os.fdatasync(self._descriptor)
+        if self._is_kept:
+            os.fdatasync(self._descriptor)
         if self.size_bytes % BLOCK_BYTES:
             self._blocks.append(self._block.hexdigest())
         return Written(self._sha256.hexdigest(), self.size_bytes, "".join(self._blocks))
@@ -171,8 +173,11 @@ class Compressed:
 
 
 @contextmanager
-def new_file(folder: Path) -> Iterator[NewFile]:
+def new_file(folder: Path, is_kept: bool = True) -> Iterator[NewFile]:
     """A file in `folder` that is gone at the end of the block, unless it was linked elsewhere.
+
+    One that `is_kept` is to be linked. Another is read again at once: it stays in the page cache and need not reach
+    the disk.
 
     It has no name (open(2), O_TMPFILE), so that a killed process leaves nothing; where the filesystem cannot do that
     (NFS), one that begins with `.tmp-`.
@@ -182,9 +187,10 @@ def new_file(folder: Path) -> Iterator[NewFile]:
     """
     name = folder / f".tmp-{uuid.uuid4().hex}"
     try:
-        descriptor, is_direct, is_named = _open(folder, name)
+        descriptor, is_direct, is_named = _open(folder, name, is_kept)
         try:
-            file = NewFile(descriptor, str(name) if is_named else f"/proc/self/fd/{descriptor}", is_direct)
+            path = str(name) if is_named else f"/proc/self/fd/{descriptor}"
+            file = NewFile(descriptor, path, is_direct, is_kept)
             try:
                 yield file
             finally:
@@ -198,10 +204,10 @@ def new_file(folder: Path) -> Iterator[NewFile]:
         raise StoreRefused(str(folder), e.strerror or str(e)) from e
 
 
-def _open(folder: Path, name: Path) -> tuple[int, bool, bool]:
+def _open(folder: Path, name: Path, is_kept: bool) -> tuple[int, bool, bool]:
     """The descriptor; whether it is direct, which tmpfs before Linux 6.6 cannot; and whether it has the name."""
     flags = os.O_RDWR | os.O_CLOEXEC
-    for nameless, direct in ((True, True), (True, False), (False, True)):
+    for nameless, direct in ((True, is_kept), (True, False), (False, is_kept)):
         how = flags | (os.O_TMPFILE if nameless else os.O_CREAT | os.O_EXCL) | (os.O_DIRECT if direct else 0)
         with suppress(OSError):
             return os.open(folder if nameless else name, how, 0o644), direct, not nameless

@@ -108,7 +108,8 @@ def _sample_of(packing: Packing) -> Callable[[Entry], object]:
 
 def _write(place: Place, dataset: str, part: Part) -> Shard:
     key_like = names.shard_key(dataset, "0" * 64)  # any shard's: they share a folder
-    with new_file(place.bulk.folder_for(key_like) or place.work) as file:
+    folder = place.bulk.folder_for(key_like)
+    with new_file(folder or place.work, is_kept=folder is not None) as file:
         contents = part(file)
         written = file.finish()
         sha256, index = manifest.write_index(contents.entries)

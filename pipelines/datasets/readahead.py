@@ -15,6 +15,7 @@ from pipelines.datasets.samples import Sample, Samples, open_samples, picked
 from pipelines.datasets.shardbytes import Place, ShardBytes
 
 _THREADS = 8  # requests at once: what a store that is some milliseconds away wants
+_INDEXES_AT_ONCE = 2  # a large one is 25 MB while it is read
 _SHARDS_AHEAD = 8  # being opened, or the next window where it has more
 
 
@@ -43,6 +44,7 @@ class Pass:
         self._order = how
         self._epoch = epoch
         self._counts = [shard.samples for shard in manifest.body.shards]
+        self._indexing = threading.Semaphore(_INDEXES_AT_ONCE)
         self._lock = threading.Lock()
         self._sources: set[ShardBytes] = set()
         self._loaded: dict[Samples, threading.Event] = {}  # set when the portion asked for last is there
@@ -124,9 +126,11 @@ class Pass:
         source = ShardBytes(self._place, body.dataset, body.shards[number])
         with self._lock:
             self._sources.add(source)
-        has_rows = body.packing.format == "parquet"
-        index = None if has_rows else catalog.index_of(self._place.store, body.dataset, source.shard)
-        return open_samples(source, index, body.packing, self._order.portion_bytes)
+        if body.packing.format == "parquet":
+            return open_samples(source, None, body.packing, self._order.portion_bytes)
+        with self._indexing:
+            index = catalog.index_of(self._place.store, body.dataset, source.shard)
+            return open_samples(source, index, body.packing, self._order.portion_bytes)
 
     def _close(self, shards: Sequence[Samples]) -> None:
         for shard in shards:

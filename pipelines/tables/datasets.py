@@ -64,23 +64,21 @@ def land_staging(store: Store, staging_id: str) -> int:
     return _land_records(store, "staging", names.staging_prefix(staging_id), _transfers)
 
 
-def land_stagings_of(store: Store, run_id: str) -> int:
-    """Land the transfers with which the nodes of a run began, in every attempt. Returns how many rows this call landed.
+def land_stagings_of(store: Store, run_id: str) -> None:
+    """Land the transfers with which the nodes of a run began, in every attempt; safe to repeat and to race.
 
     A damaged record is told of and left out: the run's own rows stand without it.
 
     Raises:
         LandingConflict, StoreRefused, StoreUnreachable, UnsafeStore: see `land.land_table`.
     """
-    landed = 0
     that_day = names.staging_prefix(run_id).rpartition("/")[0]
     for staging_id in store.folders_under(that_day):
         if staging_id.startswith(f"{run_id}."):  # see names.staging_of_run
             try:
-                landed += land_staging(store, staging_id)
+                land_staging(store, staging_id)
             except CorruptObject as e:
                 log.warning("record of a staging left out: %s", e)
-    return landed
 
 
 def land_scrub(store: Store, scrub_id: str) -> int:

@@ -20,6 +20,21 @@ def test_settings_come_from_the_environment_and_paths_from_the_working_directory
     assert current.store_url == f"file://{tmp_path}/state/store"
 
 
+def test_the_cache_lies_below_home_unless_it_has_a_place_of_its_own(tmp_path: Path) -> None:
+    assert settings.load({"FLEETMARK_HOME": "state"}, cwd=tmp_path).cache_root == tmp_path / "state/cache"
+    own = settings.load({"FLEETMARK_CACHE": "nvme/cache", "FLEETMARK_CACHE_BYTES": "1000"}, cwd=tmp_path)
+    assert (own.cache_root, own.cache_bytes) == (tmp_path / "nvme/cache", 1000)
+    with pytest.raises(BadSettings, match="FLEETMARK_CACHE_BYTES"):
+        settings.load({"FLEETMARK_CACHE_BYTES": "-1"})
+
+
+def test_sources_are_read_from_the_stores_server_unless_they_have_one_of_their_own() -> None:
+    store = {"FLEETMARK_S3_ENDPOINT": "http://store"}
+    assert settings.load({}).source_endpoint is None
+    assert settings.load(store).source_endpoint == "http://store"
+    assert settings.load({**store, "FLEETMARK_SOURCE_S3_ENDPOINT": "http://other"}).source_endpoint == "http://other"
+
+
 def test_a_misspelt_setting_is_refused_with_the_known_names() -> None:
     with pytest.raises(BadSettings, match=r"FLEETMARK_STOER: there is no such setting; known: .*FLEETMARK_STORE"):
         settings.load({"FLEETMARK_STOER": "s3://b"})

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,11 @@ from pipelines.storage import Store
 from pipelines.tables import delta
 from tests import processes, servers
 from tests.conftest import on
+from tests.node.conftest import public_dir
+from tests.node.other_user import as_nobody
 from tests.servers import S3
+
+__all__ = ["public_dir"]  # a fixture
 
 CALLS: dict[str, Callable[[Store], Any]] = {
     "read": lambda store: store.read("a/b"),
@@ -103,6 +108,36 @@ def test_listing_gives_whole_keys_below_the_folder_sorted_and_nothing_beside_it(
     assert any_store.keys_under("none") == []
 
 
+def test_objects_are_listed_with_their_size_and_the_stores_time(any_store: Store) -> None:
+    began = datetime.now(UTC) - timedelta(seconds=2)  # S3 tells whole seconds
+    for key, size in (("a/1", 0), ("a/b/2", 5)):
+        any_store.create(key, b"x" * size)
+    listed = any_store.objects_under("a")
+    assert [(each.key, each.size_bytes) for each in listed] == [("a/1", 0), ("a/b/2", 5)]
+    assert all(began < each.modified_at < datetime.now(UTC) + timedelta(seconds=2) for each in listed)
+    for each in listed:  # of S3 a listing may tell the time more exactly
+        found = any_store.stat(each.key)
+        assert (found.key, found.size_bytes) == (each.key, each.size_bytes)
+        assert abs(found.modified_at - each.modified_at) < timedelta(seconds=1)
+
+
+def test_folders_are_listed_by_name_and_objects_beside_them_are_not(any_store: Store) -> None:
+    for key in ("a/2/x", "a/1/x/y", "a/10/z", "a/object", "ab/other/x"):
+        any_store.create(key, b"")
+    assert any_store.folders_under("a") == ["1", "10", "2"]
+    assert any_store.folders_under("a/2") == []
+    assert any_store.folders_under("none") == []
+
+
+def test_a_folder_is_no_object(any_store: Store) -> None:
+    any_store.create("a/b", b"")
+    assert not any_store.exists("a")
+    with pytest.raises(KeyNotFound):
+        any_store.stat("a")
+    with pytest.raises(KeyNotFound):
+        any_store.stat("none")
+
+
 def test_many_objects_are_read_in_the_order_asked_for(any_store: Store) -> None:
     for number in range(40):
         any_store.create(f"many/{number}", str(number).encode())
@@ -131,6 +166,24 @@ def test_a_store_opened_before_a_fork_works_in_the_child(any_store: Store) -> No
     assert any_store.read("in-child") == b"2"  # and the parent's own connections still work
 
 
+@pytest.mark.parametrize(
+    ("pattern", "yes", "no"),
+    [
+        ("*.jpg", ("a.jpg", ".jpg"), ("a/b.jpg", "a.jpg.x", "a.JPG")),
+        ("a/*", ("a/b", "a/.b"), ("a", "a/b/c", "b/a")),
+        ("**/*.txt", ("a.txt", "a/b/c.txt"), ("a.txt/x",)),
+        ("a/**", ("a/b", "a/b/c"), ("b/a",)),
+        ("[a-c]?.x", ("b1.x",), ("d1.x", "b.x", "b12.x")),
+        ("a.b+c", ("a.b+c",), ("aab+c", "a.bbc")),
+    ],
+)
+def test_a_glob_stays_within_a_folder_unless_it_has_two_stars(
+    pattern: str, yes: tuple[str, ...], no: tuple[str, ...]
+) -> None:
+    matches = storage.glob_matcher(pattern)
+    assert [path for path in (*yes, *no) if matches(path)] == list(yes)
+
+
 def test_only_directories_and_s3_are_stores(settings: Settings) -> None:
     with pytest.raises(StoreRefused, match=r"ftp://host/x.*must be a file:// or an s3:// URL"):
         storage.open_store(settings.model_copy(update={"store": "ftp://host/x"}))
@@ -157,6 +210,19 @@ def test_a_directory_that_cannot_be_written_refuses(settings: Settings, tmp_path
     store = storage.open_store(settings.model_copy(update={"store": f"file://{tmp_path}/file/store"}))
     with pytest.raises(StoreRefused, match=r"file/store/a: NotADirectoryError"):
         store.create("a", b"")
+
+
+def test_a_folder_that_may_not_be_listed_is_not_taken_for_an_empty_one(public_dir: Path) -> None:
+    settings = Settings(home=public_dir, lease_dir=public_dir)
+    storage.open_store(settings).create("a/b/c", b"")
+    assert as_nobody(_keys, settings) == ["a/b/c"]
+    (public_dir / "store/a/b").chmod(0o700)
+    with pytest.raises(StoreRefused, match=r"store/a: PermissionError: .*/store/a/b"):
+        as_nobody(_keys, settings)
+
+
+def _keys(settings: Settings) -> list[str]:
+    return storage.open_store(settings).keys_under("a")
 
 
 def test_a_writer_killed_at_any_moment_leaves_whole_objects_or_none(settings: Settings) -> None:

@@ -335,6 +335,25 @@ def test_a_version_whose_publication_slept_until_its_shards_were_collected_is_ne
     assert catalog.versions(store, D) == []
 
 
+def test_a_version_whose_manifest_arrives_days_after_its_shards_were_collected_is_taken_back(
+    settings: Settings, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way = publish.plan(settings, store, request(tmp_path / "source"))
+    publish.pack(settings, store, under_way, 0, Meter(lambda _: None, 0, 0, ""))
+    create = store.create
+
+    def after_days(key: str, data: bytes) -> bool:
+        if key.startswith(names.versions_prefix(D)):
+            make_older(store, timedelta(days=8))
+            assert collect(storage.open_store(settings), WEEK).gone_objects > 0
+        return create(key, data)
+
+    monkeypatch.setattr(store, "create", after_days)
+    with pytest.raises(CorruptObject, match="publish again"):
+        publish.commit(settings, store, under_way, NOW)
+    assert catalog.versions(store, D) == []
+
+
 def test_a_collector_gives_way_in_the_middle_and_the_next_goes_on(
     settings: Settings, store: Store, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import bulk, storage
+from pipelines import bulk, keys, storage
 from pipelines.datasets import catalog, names, publish, scrub, stage, verify
 from pipelines.datasets.cache import Cache
 from pipelines.datasets.events import Finding, Scrub
@@ -205,6 +205,19 @@ def test_the_index_of_a_tar_shard_is_made_again_from_the_shard(
     assert wrong(scrubbed(settings, scrub_id=f"{ID}-2")) == {}
 
 
+def test_an_index_that_is_not_the_one_the_manifest_names_is_never_put_there(
+    settings: Settings, store: Store, tmp_path: Path
+) -> None:
+    made = published(settings, tmp_path / "source")
+    others = tuple(shard.model_copy(update={"index": keys.sha256(b"another")}) for shard in made.body.shards)
+    body = made.body.model_copy(update={"shards": others})
+    strange = Manifest(version=body.version, body=body, provenance=made.provenance)
+    store.create(names.version_key(D, strange.version), strange.model_dump_json().encode())
+    store.delete(names.version_key(D, made.version))
+    assert wrong(scrubbed(settings)) == {shard.sha256: Finding.MISSING for shard in others}
+    assert not store.exists(names.index_key(D, keys.sha256(b"another")))
+
+
 def test_an_index_that_cannot_be_made_again_is_reported_and_a_publication_puts_it_back(
     settings: Settings, store: Store, tmp_path: Path
 ) -> None:
@@ -284,6 +297,21 @@ def watching(store: Store, watched: list[str]) -> Iterator[dict[str, set[bytes |
     finally:
         over.set()
         reader.join()
+
+
+def test_a_reader_of_a_stored_object_that_is_replaced_sees_the_old_or_the_new(store: Store, tmp_path: Path) -> None:
+    large = bulk.of(store)
+    bodies = {b"old" * 1000, b"new" * 1000}
+    for number, body in enumerate(bodies):
+        (tmp_path / str(number)).write_bytes(body)
+    large.replace("a/b", str(tmp_path / "0"))
+    with watching(store, ["a/b"]) as seen:
+        for turn in range(400):
+            (tmp_path / "link").unlink(missing_ok=True)
+            (tmp_path / "link").write_bytes((tmp_path / str(turn % 2)).read_bytes())
+            large.replace("a/b", str(tmp_path / "link"))
+    assert seen["a/b"] == bodies
+    assert [path.name for path in Path(store.path("a/b")).parent.iterdir()] == ["b"]
 
 
 def test_damage_in_the_cache_is_put_away_and_fetched_again(any_settings: Settings, tmp_path: Path) -> None:

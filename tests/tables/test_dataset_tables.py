@@ -286,6 +286,20 @@ def test_a_damaged_record_is_named_when_the_other_nodes_have_landed(store: Store
     assert [row["node"] for row in rows_of(store, "staging", "node")] == ["gpu-01", "gpu-03"]
 
 
+def test_the_stagings_of_a_run_land_from_every_attempt_and_no_others_and_a_damaged_one_is_left_out(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    for node, attempt in (("gpu-01", 1), ("gpu-01", 2), ("gpu-02", 1)):
+        staged(store, node, transfer(attempt), staging_id=names.staging_of_run(make.RUN_ID, attempt))
+    staged(store, "gpu-03", transfer(1), staging_id=f"{make.RUN_ID}0.1")
+    damaged = names.staging_key(names.staging_of_run(make.RUN_ID, 1), "gpu-04")
+    store.create(damaged, b"{}")
+    for _ in range(2):
+        datasets.land_stagings_of(store, make.RUN_ID)
+    assert Counter(row["node"] for row in rows_of(store, "staging", "node")) == {"gpu-01": 2, "gpu-02": 1}
+    assert damaged in caplog.text
+
+
 def test_a_record_that_lies_where_another_nodes_belongs_is_refused(store: Store) -> None:
     body = store.read(staged(store, "gpu-01", transfer(1)))
     store.create(names.staging_key(STAGING_ID, "gpu-010"), body)
