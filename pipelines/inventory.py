@@ -12,6 +12,9 @@ from pipelines.errors import BadSelection, Unknown
 from pipelines.records import Node, Record
 
 
+_STORE = "store"  # the place of a scrub of the object store, beside nodes' names
+
+
 class Inventory(Record):
     """`infra/fleet.toml`: one [[nodes]] table per machine."""
 
@@ -25,6 +28,8 @@ class Inventory(Record):
         name, count = Counter(node.name for node in nodes).most_common(1)[0]
         if count > 1:
             raise ValueError(f"node {name!r} is listed {count} times")
+        if any(node.name == _STORE for node in nodes):
+            raise ValueError(f"a node cannot be called {_STORE!r}: rows about the object store have that place")
         return nodes
 
     @property

@@ -1,4 +1,4 @@
-"""Verbs that move and check shards: stage, download, verify, scrub, collect; and this node's cache."""
+"""Verbs that move and check shards: stage, download, verify, scrub, collect."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,6 +8,7 @@ import click
 
 from pipelines import console
 from pipelines.commands import options
+from pipelines.commands.dataset_views import DIGITS
 from pipelines.commands.datasets import dataset, tables_are_here
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from pipelines.datasets.events import Scrub
     from pipelines.settings import Settings
     from pipelines.storage import Store
-
-_DIGITS = 12
 
 
 @dataset.command()
@@ -41,8 +40,8 @@ def stage(versions: tuple[str, ...], which: str, as_json: bool) -> None:
     from pipelines.datasets import stage as stager
     from pipelines.datasets import stagings
 
-    current, store = _deployment()
-    used_at = {each.sha256: each.used_at for each in _cache(current).present()}
+    current, store = deployment()
+    used_at = {each.sha256: each.used_at for each in cache_of(current).present()}
     now = datetime.now(UTC)
     staging = keys.run_id(now, uuid.uuid4().hex)
     chosen = stagings.chosen(current, store, versions, which, used_at)
@@ -82,7 +81,7 @@ def download(version: str, target: Path, form: str | None, overwrite: bool, as_j
     from pipelines.datasets import catalog
     from pipelines.datasets import download as downloader
 
-    _, store = _deployment()
+    _, store = deployment()
     found = catalog.load(store, version)
     wanted = form or ("files" if found.body.packing.format == "blob" else "shards")
     with console.progress() as say:
@@ -102,7 +101,7 @@ def verify(version: str, as_json: bool) -> None:
     from pipelines.datasets import verify as verifier
     from pipelines.datasets.meter import Meter
 
-    _, store = _deployment()
+    _, store = deployment()
     found = catalog.load(store, version)
     with console.progress() as say:
         meter = Meter(say, found.stored_bytes, len({shard.sha256 for shard in found.body.shards}), "shards")
@@ -134,7 +133,7 @@ def scrub(
     from pipelines import keys
     from pipelines.datasets import scrub as scrubber
 
-    current, store = _deployment()
+    current, store = deployment()
     found_names = _datasets(store, name)
     scrub_id = keys.run_id(datetime.now(UTC), uuid.uuid4().hex)
     how: Any = {
@@ -146,9 +145,9 @@ def scrub(
     }
     with console.progress() as say:
         if of_cache:
-            done = [scrubber.scrub_cache(current, store, _cache(current), node=current.node, say=say, **how)]
+            done = [scrubber.scrub_cache(current, store, cache_of(current), node=current.node, say=say, **how)]
         else:
-            cache = _cache(current) if current.cache_root.is_dir() else None
+            cache = cache_of(current) if current.cache_root.is_dir() else None
             done = [scrubber.scrub_store(current, store, each, cache=cache, say=say, **how) for each in found_names]
     _finish_scrub(store, scrub_id, done, as_json)
 
@@ -172,121 +171,11 @@ def gc(name: str | None, delete: bool, grace_days: float, as_json: bool) -> None
     """
     from pipelines.datasets import gc as collector
 
-    _, store = _deployment()
+    _, store = deployment()
     grace = timedelta(days=grace_days)
     done = [collector.collect(store, each, "cli", grace, not delete, console.say) for each in _datasets(store, name)]
     if as_json:
         console.emit([each.model_dump(mode="json") for each in done])
-
-
-@click.group(cls=console.Verbs)
-def cache() -> None:
-    """Look after this node's cache of shards: FLEETMARK_CACHE, FLEETMARK_CACHE_BYTES, FLEETMARK_CACHE_FLOOR_BYTES."""
-
-
-@cache.command()
-@options.as_json
-def ls(as_json: bool) -> None:
-    """List the shards in the cache, and what room there is."""
-    current, _ = _deployment()
-    here = _cache(current)
-    present, room = here.present(), here.room()
-    if as_json:
-        return console.emit([each.model_dump(mode="json") for each in present])
-    console.table(
-        ("shard", "dataset", "size", "last used", ""),
-        [
-            (
-                each.sha256[:_DIGITS],
-                each.dataset,
-                options.size(each.size_bytes),
-                f"{each.used_at:%Y-%m-%d %H:%M}",
-                " ".join(word for word, holds in (("pinned", each.is_pinned), ("in use", each.is_in_use)) if holds),
-            )
-            for each in present
-        ],
-    )
-    return console.say(
-        f"{options.size(room.held_bytes)} of {options.size(room.budget_bytes)} held in {room.path}; "
-        f"{options.size(room.free_bytes)} free on its disk, {options.size(room.floor_bytes)} must stay free"
-    )
-
-
-@cache.command("verify")
-@options.as_json
-def verify_cache(as_json: bool) -> None:
-    """Read every shard in the cache; what is damaged is put away and will be fetched again."""
-    current, _ = _deployment()
-    here = _cache(current)
-    damaged = []
-    for each in here.present():
-        note = here.note(each.sha256)
-        if note is None or here.verify(note.shard) is False:
-            here.quarantine(each.sha256)
-            damaged.append(each.sha256)
-    if as_json:
-        console.emit({"damaged": damaged})
-    if damaged:
-        raise console.Failed(f"{len(damaged)} shards were damaged and put away: {', '.join(damaged)}")
-    if not as_json:
-        click.echo("every shard in the cache is intact")
-
-
-@cache.command()
-@click.argument("version", metavar="NAME[@TAG|@ID]")
-@options.as_json
-def pin(version: str, as_json: bool) -> None:
-    """Keep a version's shards in the cache, those that are staged later, too, until `unpin`."""
-    from pipelines.datasets import catalog, names
-
-    current, store = _deployment()
-    found, reference = catalog.load(store, version), str(names.parse(version))
-    _cache(current).pin(reference, found)
-    if as_json:
-        return console.emit({"pinned": reference, "version": found.version})
-    return console.say(f"{reference} is pinned at {found.version}: {len(found.body.shards)} shards")
-
-
-@cache.command()
-@click.argument("version", metavar="NAME[@TAG|@ID]")
-@options.as_json
-def unpin(version: str, as_json: bool) -> None:
-    """Let a pinned version's shards be evicted again. Name it as it was pinned."""
-    from pipelines.datasets import names
-    from pipelines.errors import Unknown
-
-    current, _ = _deployment()
-    here, reference = _cache(current), str(names.parse(version))
-    if not here.unpin(reference):
-        raise Unknown("pin", reference, tuple(each.reference for each in here.pins()))
-    return console.emit({"unpinned": reference}) if as_json else console.say(f"{reference} is no longer pinned")
-
-
-@cache.command()
-@click.argument("shards", nargs=-1, metavar="[SHARD]...")
-@click.option("--all", "everything", is_flag=True, help="Every shard that is neither pinned nor in use.")
-@options.as_json
-def evict(shards: tuple[str, ...], everything: bool, as_json: bool) -> None:
-    """Remove shards from the cache, named by the first digits of their hash. Pinned ones and those in use stay."""
-    current, _ = _deployment()
-    here = _cache(current)
-    if not shards and not everything:
-        raise click.UsageError("name shards, or say --all")
-    going = here.evict(each.sha256 for each in here.present() if everything or any(map(each.sha256.startswith, shards)))
-    return console.emit({"evicted": going}) if as_json else console.say(f"{len(going)} shards evicted")
-
-
-@cache.command("gc")
-@options.as_json
-def gc_cache(as_json: bool) -> None:
-    """Remove what nobody will use: downloads abandoned for a day, damaged shards, folders that killed jobs left."""
-    from pipelines.datasets.materialise import reclaim
-
-    current, _ = _deployment()
-    here = _cache(current)
-    reclaim(here, console.say)
-    gone = here.gc()
-    return console.emit({"removed": gone}) if as_json else console.say(f"{len(gone)} files removed")
 
 
 def _finish_scrub(store: "Store", scrub_id: str, done: "list[Scrub]", as_json: bool) -> None:
@@ -305,7 +194,7 @@ def _finish_scrub(store: "Store", scrub_id: str, done: "list[Scrub]", as_json: b
     if as_json:
         console.emit([each.model_dump(mode="json") for each in done])
     for check in wrong:
-        console.say(f"{check.finding} {check.dataset} {check.shard[:_DIGITS]}: {check.reason}")
+        console.say(f"{check.finding} {check.dataset} {check.shard[:DIGITS]}: {check.reason}")
     if not as_json:
         click.echo(f"{len(checks)} checked, {len(checks) - len(wrong)} intact")
     if any(check.finding in {Finding.DAMAGED, Finding.MISSING} for check in wrong):
@@ -323,17 +212,16 @@ def _datasets(store: "Store", name: str | None) -> list[str]:
     return [name] if name else known
 
 
-def _cache(current: "Settings") -> "Cache":
+def cache_of(current: "Settings") -> "Cache":
+    """This node's cache, made if it is not there."""
     from pipelines.datasets.cache import Cache
 
     return Cache.of(current)
 
 
-def _deployment() -> "tuple[Settings, Store]":
+def deployment() -> "tuple[Settings, Store]":
+    """The settings, and the store they name."""
     from pipelines import settings, storage
 
     current = settings.load()
     return current, storage.open_store(current)
-
-
-VERBS = (cache,)

@@ -18,11 +18,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import IO, Self
 
 from pydantic import ValidationError
 
+from pipelines.datasets import locks
 from pipelines.datasets.manifest import Manifest, Shard, digest
 from pipelines.datasets.stage_plan import Cached, Room, evict
 from pipelines.errors import CacheFull, CacheUnusable
@@ -71,7 +73,7 @@ class Cache:
     def open(self, shard: Shard) -> IO[bytes] | None:
         """The file of a complete shard, which is not evicted while it is open; None when it is not here."""
         with self._usable():
-            descriptor = self._locked_open(self.path(shard.sha256), fcntl.LOCK_SH)
+            descriptor = locks.open_locked(self.path(shard.sha256), fcntl.LOCK_SH)
             if descriptor is None:
                 return None
             with suppress(OSError):  # another user's note, on a cache that is shared for reading only
@@ -170,16 +172,14 @@ class Cache:
 
     def gc(self) -> tuple[str, ...]:
         """Remove what nobody will use again: abandoned downloads, damaged files, notes without a shard. What went."""
-        gone = []
         with self.locked():
-            for path in self._files("partial"):
-                if time.time() - path.stat().st_mtime > _ABANDONED_S and self._unlink_unused(path):
-                    gone.append(f"partial/{path.name}")
-            for path in [*self._files("damaged"), *self._files("notes")]:
-                if path.parent.name == "damaged" or not self.path(path.name).exists():
-                    path.unlink()
-                    gone.append(f"{path.parent.name}/{path.name}")  # noqa: PERF401 - it also unlinks
-        return tuple(gone)
+            old = [path for path in self._files("partial") if time.time() - path.stat().st_mtime > _ABANDONED_S]
+            gone = [path for path in old if locks.unlink_unused(path)]
+            orphans = [path for path in self._files("notes") if not self.path(path.name).exists()]
+            for path in (*self._files("damaged"), *orphans):
+                path.unlink()
+                gone.append(path)
+        return tuple(f"{path.parent.name}/{path.name}" for path in gone)
 
     def files(self) -> list[Path]:
         """The folders with files of versions that somebody works with, and those that killed processes left."""
@@ -194,7 +194,7 @@ class Cache:
     def locked(self) -> Iterator[None]:
         """The cache's own lock, for a moment."""
         with self._usable():
-            descriptor = self._open_shared(self.root / "lock")
+            descriptor = locks.open_shared(self.root / "lock", self._mode & 0o666)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 yield
@@ -246,32 +246,10 @@ class Cache:
 
     def _claimed(self, path: Path, shard: Shard, say: Callable[[str], None]) -> int | None:
         """The locked partial file; None when the shard is complete by the time we have the lock."""
-        while True:
-            if self.path(shard.sha256).exists():
-                return None
-            descriptor = self._open_shared(path)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say(f"shard {shard.sha256[:12]}: another process is fetching it; waiting")
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _is_same(path, descriptor):
+        while not self.path(shard.sha256).exists():
+            waiting = partial(say, f"shard {shard.sha256[:12]}: another process is fetching it; waiting")
+            if (descriptor := locks.wait_for(path, self._mode & 0o666, waiting)) is not None:
                 return descriptor
-            os.close(descriptor)  # published or removed meanwhile
-
-    def _locked_open(self, path: Path, how: int) -> int | None:
-        """An open file under a lock; None when there is none, or it went before we had the lock."""
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return None
-        try:
-            fcntl.flock(descriptor, how)
-            if _is_same(path, descriptor):
-                return descriptor
-        except BlockingIOError:
-            pass
-        os.close(descriptor)
         return None
 
     def _cached(self, path: Path, is_pinned: bool) -> Cached:
@@ -290,7 +268,7 @@ class Cache:
         )
 
     def _is_in_use(self, path: Path) -> bool:
-        descriptor = self._locked_open(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        descriptor = locks.open_locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if descriptor is None:
             return path.exists()
         os.close(descriptor)
@@ -298,32 +276,10 @@ class Cache:
 
     def _drop(self, sha256: str) -> bool:
         """Remove a shard unless somebody reads it."""
-        gone = self._unlink_unused(self.path(sha256))
+        gone = locks.unlink_unused(self.path(sha256))
         if gone:
             (self.root / "notes" / sha256).unlink(missing_ok=True)
         return gone
-
-    def _unlink_unused(self, path: Path) -> bool:
-        descriptor = self._locked_open(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if descriptor is None:
-            return False
-        try:
-            path.unlink()
-        finally:
-            os.close(descriptor)
-        return True
-
-    def _open_shared(self, path: Path) -> int:
-        """A file to lock and write, made with the root's permissions if it is not there."""
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-        with suppress(FileExistsError):
-            descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
-            os.fchmod(descriptor, self._mode & 0o666)
-            return descriptor
-        try:
-            return os.open(path, flags)
-        except FileNotFoundError:
-            return self._open_shared(path)  # it went in between
 
     def _write(self, path: Path, body: bytes) -> None:
         """A small file in one step."""
@@ -343,15 +299,6 @@ class Cache:
             yield
         except OSError as e:
             raise CacheUnusable(e.filename or str(self.root), e.strerror or str(e)) from e
-
-
-def _is_same(path: Path, descriptor: int) -> bool:
-    """Whether the path still is the open file."""
-    try:
-        there, opened = path.stat(), os.fstat(descriptor)
-    except FileNotFoundError:
-        return False
-    return (there.st_dev, there.st_ino) == (opened.st_dev, opened.st_ino)
 
 
 def _size(path: Path) -> int:

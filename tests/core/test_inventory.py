@@ -100,6 +100,12 @@ def test_an_inventory_that_is_not_text_is_refused(tmp_path: Path) -> None:
         inventory.load(path)
 
 
+def test_a_node_that_is_called_as_the_store_is_in_tables_is_refused() -> None:
+    text = '[[nodes]]\nname = "store"\nqueue = "store"\nscratch = "scratch"\n'
+    with pytest.raises(BadFile, match="a node cannot be called 'store'"):
+        documents.parse(text, Inventory, "fleet.toml")
+
+
 @given(st.text(max_size=200))
 def test_any_text_is_an_inventory_or_the_one_documented_error(text: str) -> None:
     try:

@@ -453,7 +453,7 @@ def test_a_scrub_reads_no_faster_than_it_may(settings: Settings, tmp_path: Path)
     size_bytes = sum(shard.size_bytes for shard in made.body.shards)
     began = time.monotonic()
     scrubbed(settings, bytes_per_s=size_bytes / 0.5)
-    assert 0.5 <= time.monotonic() - began < 5.0
+    assert time.monotonic() - began >= 0.5
 
 
 def test_time_that_nobody_used_is_not_saved_up() -> None:
