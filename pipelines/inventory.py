@@ -11,7 +11,6 @@ from pipelines import documents
 from pipelines.errors import BadSelection, Unknown
 from pipelines.records import Node, Record
 
-
 _STORE = "store"  # the place of a scrub of the object store, beside nodes' names
 
 
