@@ -7,7 +7,7 @@ files became is noted under the hash of the group (`packed/`), where another att
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime
 from functools import partial
 from importlib import metadata
@@ -239,13 +239,14 @@ def _parent(store: Store, request: Request) -> Manifest | None:
 
 
 def _kept(store: Store, parent: Manifest | None) -> Iterator[Kept]:
-    """What lies in which group of the parent."""
+    """What lies in which group of the parent. Where an index is lost, its files are packed anew, which puts it back."""
     if parent is None:
         return
     numbers = {group: number for number, group in enumerate(dict.fromkeys(parent.provenance.packed))}
     for group, shard in zip(parent.provenance.packed, parent.body.shards, strict=True):
-        for entry in catalog.index_of(store, parent.dataset, shard):
-            yield Kept(entry.path, entry.at, numbers[group])
+        with suppress(KeyNotFound, CorruptObject):
+            for entry in catalog.index_of(store, parent.dataset, shard):
+                yield Kept(entry.path, entry.at, numbers[group])
 
 
 def _grouped(

@@ -123,9 +123,11 @@ def land_staging() -> int:
 
 @task
 def datasets_to_scrub() -> list[str]:
-    """The datasets that were asked for, all of them by default."""
+    """The datasets that were asked for, by default all that have a version."""
+    from pipelines.datasets import catalog
+
     require_known_parameters()
-    return _wanted_datasets()
+    return _asked_datasets() or catalog.datasets(deployment()[1])
 
 
 @task
@@ -177,9 +179,11 @@ def land_scrub() -> int:
 
 @task
 def datasets_to_collect() -> list[str]:
-    """The datasets that were asked for, all of them by default."""
+    """The datasets that were asked for, by default all, those whose versions were all removed, too."""
+    from pipelines.datasets import names
+
     require_known_parameters()
-    return _wanted_datasets()
+    return _asked_datasets() or deployment()[1].folders_under(names.root())
 
 
 @task(map_index_template="{{ task.op_kwargs['dataset'] }}")
@@ -228,10 +232,8 @@ def _dataset() -> str:
     return str(get_current_context()["params"]["dataset"])
 
 
-def _wanted_datasets() -> list[str]:
-    from pipelines.datasets import catalog
-
-    return list(get_current_context()["params"]["datasets"]) or catalog.datasets(deployment()[1])
+def _asked_datasets() -> list[str]:
+    return list(get_current_context()["params"]["datasets"])
 
 
 def _thoroughness() -> dict[str, Any]:

@@ -409,3 +409,16 @@ def test_a_manifest_says_where_it_came_from(settings: Settings, store: Store, tm
     assert "zstd" in made.provenance.code_version
     (move,) = catalog.history(store, "photos", "latest")
     assert (move.version, move.by) == (made.version, f"publish {source}")
+
+
+def test_over_a_parent_whose_index_is_lost_the_same_version_is_published_and_the_index_is_back(
+    settings: Settings, tmp_path: Path
+) -> None:
+    source = write(tmp_path / "source", tree(200))
+    made = published(settings, request(source))
+    store = storage.open_store(settings)
+    lost = names.index_key("photos", made.body.shards[0].index)
+    store.delete(lost)
+    again = published(settings, request(source))
+    assert (again.version, store.exists(lost)) == (made.version, True)
+    assert extracted(store, again) == tree(200)
