@@ -68,6 +68,18 @@ def kill_after(delay_s: float, target: Callable[..., Any], *args: Any) -> bool:
     return running
 
 
+def kill_when(condition: Callable[[], bool], target: Callable[..., Any], *args: Any) -> bool:
+    """Run `target` in a process of its own and end it by SIGKILL once the condition holds; whether it still ran."""
+    process, ready = _started(target, args)
+    ready.recv()
+    while not condition() and process.exitcode is None:
+        pass
+    running = process.exitcode is None
+    process.kill()
+    process.join()
+    return running
+
+
 def moments(seed: int, count: int, span_s: float) -> list[float]:
     """`count` points spread over a span, one at random in each of its equal parts."""
     chosen = random.Random(seed)

@@ -7,7 +7,6 @@ A million files are more than one wants in memory: the units lie in a temporary 
 """
 
 import hashlib
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -24,7 +23,6 @@ _REWRITTEN = 4  # times what is new: so much of small shards is packed anew with
 _MOST_SMALL = 8  # shards less than half full: where there would be more, all but half as many are packed anew
 _GROWN = 1.5  # times the size aimed at: a kept group that has grown beyond, its largest sample apart, is packed anew
 
-_AS_JSON = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
@@ -77,7 +75,7 @@ class Groups:
         for path, size, etag in rows:
             files += 1
             size_bytes += size
-            digest.update(_line([path, size, etag]))
+            digest.update(f"{path}\0{size}\0{etag}\n".encode())
         return Totals(files, size_bytes, digest.hexdigest())
 
     @property
@@ -126,11 +124,9 @@ def pack(units: Iterable[Unit], parent: Iterable[Kept], packing: Packing) -> Ite
 
 def group_id(pieces: Iterable[Piece], packing: Packing, columns: str | None = None) -> str:
     """The hash of a group's files as they were listed and of how they are packed: the same id gives the same shards."""
-    digest = hashlib.sha256(_line(packing.model_dump(mode="json")))
-    if columns is not None:
-        digest.update(_line(columns))
+    digest = hashlib.sha256(f"{packing.model_dump_json()}\n{columns or ''}\n".encode())
     for (path, size_bytes, etag), start, length in pieces:
-        digest.update(_line([path, size_bytes, etag, start, length]))
+        digest.update(f"{path}\0{size_bytes}\0{etag}\0{start}\0{length}\n".encode())
     return digest.hexdigest()
 
 
@@ -142,10 +138,6 @@ def _columns_noted(database: sqlite3.Connection, units: Iterable[Unit]) -> Itera
                 (unit.columns, unit.piece.file.path),
             )
         yield unit
-
-
-def _line(body: object) -> bytes:
-    return _AS_JSON.encode(body).encode() + b"\n"
 
 
 def _keep_samples_whole(database: sqlite3.Connection) -> None:

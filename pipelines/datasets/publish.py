@@ -25,7 +25,7 @@ from pipelines.datasets.meter import Meter
 from pipelines.datasets.packing import Groups, Kept, Totals
 from pipelines.datasets.publications import Group, Packed, PackedChunk, Publication, Request
 from pipelines.datasets.source import open_source
-from pipelines.errors import CorruptObject, KeyNotFound, NotPacked, SourceRefused
+from pipelines.errors import CorruptObject, KeyNotFound, NotPacked, SourceChanged, SourceRefused
 from pipelines.records import Record
 from pipelines.settings import Settings
 from pipelines.storage import Store
@@ -136,8 +136,12 @@ def pack(settings: Settings, store: Store, publication: Publication, number: int
         meter.add(sum(piece.length for piece in group.pieces), spared=spared)
         return packed
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        packed = tuple(_all(pool, [partial(one, group) for group in chunk.groups]))
+    try:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            packed = tuple(_all(pool, [partial(one, group) for group in chunk.groups]))
+    except (SourceChanged, SourceRefused):
+        claims.published(store, dataset, publication.publication)  # it is over, and holds the collector up no longer
+        raise
     publications.write_packed(store, publication, number, PackedChunk(groups=packed))
 
 

@@ -3,10 +3,13 @@
 import glob
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import IO, NamedTuple, Protocol
+from urllib.parse import parse_qsl, urlsplit
 
 from pipelines import storage
-from pipelines.errors import SourceChanged
+from pipelines.errors import SourceChanged, SourceRefused
 from pipelines.settings import Settings
+
+_SIGNED = {"x-amz-signature", "x-goog-signature", "signature", "sig", "token"}  # parameters that are credentials
 
 
 class SourceFile(NamedTuple):
@@ -56,6 +59,7 @@ def open_source(url: str, settings: Settings) -> Source:
     Raises:
         SourceRefused: there is no such thing, or no such kind of URL.
     """
+    _refuse_secrets(url)
     scheme, found, _ = url.partition("://")
     if not found or scheme == "file":
         from pipelines.datasets.source_directory import Directory
@@ -68,6 +72,20 @@ def open_source(url: str, settings: Settings) -> Source:
     from pipelines.datasets.source_other import Filesystem
 
     return Filesystem(url)
+
+
+def _refuse_secrets(url: str) -> None:
+    """A source's URL is kept with the version, for everyone to read.
+
+    Raises:
+        SourceRefused: it has a password, or is signed.
+    """
+    parts = urlsplit(url)
+    shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+    if "://" in url and parts.password is not None:
+        raise SourceRefused(shown, "a password does not belong in a URL; fsspec reads it from FSSPEC_<SCHEME>_PASSWORD")
+    if "://" in url and _SIGNED & {name.lower() for name, _ in parse_qsl(parts.query)}:
+        raise SourceRefused(shown, "a signed URL is a secret; give the credentials by the environment instead")
 
 
 class Selected:

@@ -13,7 +13,7 @@ from pipelines.datasets import catalog, names, publish
 from pipelines.datasets.manifest import Format
 from pipelines.datasets.meter import Meter
 from pipelines.datasets.publications import Publication
-from pipelines.errors import NotPacked, SourceRefused, TagMoved, Unknown, UnsafeStore
+from pipelines.errors import NotPacked, SourceChanged, SourceRefused, TagMoved, Unknown, UnsafeStore
 from pipelines.settings import Settings
 from pipelines.storage import Store
 from tests import processes
@@ -422,3 +422,12 @@ def test_over_a_parent_whose_index_is_lost_the_same_version_is_published_and_the
     again = published(settings, request(source))
     assert (again.version, store.exists(lost)) == (made.version, True)
     assert extracted(store, again) == tree(200)
+
+
+def test_a_publication_that_failed_for_good_does_not_hold_the_collector_up(settings: Settings, tmp_path: Path) -> None:
+    store, source = storage.open_store(settings), write(tmp_path / "source", tree(8))
+    planned = publish.plan(settings, store, request(source))
+    next(source.rglob("*.jpg")).write_bytes(b"other")
+    with pytest.raises(SourceChanged):
+        publish.pack(settings, store, planned, 0, silent())
+    assert store.keys_under(names.publishers_prefix("photos")) == []

@@ -189,14 +189,21 @@ def _files_packed(store: Store, dataset: str) -> set[str]:
 def test_a_commit_killed_between_any_of_its_steps_is_made_whole_by_a_retry(settings: Settings, tmp_path: Path) -> None:
     source, store = write(tmp_path / "source", tree(40)), storage.open_store(settings)
     expected = published(settings, request(source, dataset="undisturbed"))
-    timed = _packed(settings, store, request(source, dataset="timed"))
-    span_s = processes.duration_s(_commit, settings, timed)
     reached = []
-    for number, moment_s in enumerate(processes.moments(seed=9, count=20, span_s=span_s)):
+    for number in range(24):
         planned = _packed(settings, store, request(source, dataset=f"killed-{number}"))
-        processes.kill_after(moment_s, _commit, settings, planned)
-        dataset = planned.request.dataset
-        reached.append((_is_whole_or_nothing(store, dataset, expected), len(store.keys_under(f"datasets/{dataset}"))))
+        dataset, root = planned.request.dataset, settings.home / "store"
+        steps = [
+            root / names.version_key(dataset, _in(dataset, expected).version),
+            root / names.publisher_key(dataset, planned.publication),  # which goes
+            root / names.tag_key(dataset, "latest", 1),
+            root / names.publication_key(dataset, planned.publication, "version"),
+        ]
+        before = [step.exists() for step in steps]
+        awaited = number % len(steps)
+        processes.kill_when(lambda: steps[awaited].exists() != before[awaited], _commit, settings, planned)  # noqa: B023
+        reached.append(tuple(step.exists() != was for step, was in zip(steps, before, strict=True)))
+        _is_whole_or_nothing(store, dataset, expected)
         made = publish.commit(settings, store, planned, datetime(2026, 12, 1, tzinfo=UTC))
         assert made.body == _in(dataset, expected)
         assert catalog.load(store, dataset) == made

@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from pipelines.datasets import source
-from pipelines.datasets.source import Piece, Source, SourceFile
+from pipelines.datasets.source import Piece, Source, SourceFile, open_source
 from pipelines.errors import FleetmarkError, SourceChanged, SourceRefused, StoreRefused
 from pipelines.settings import Settings
 from tests.conftest import on
@@ -417,3 +417,18 @@ def test_a_url_that_leads_nowhere_is_refused(
 ) -> None:
     with pytest.raises(error, match=sentence):
         published(settings, request(url))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://somebody:hunter2@host/x",
+        "https://host/x?X-Amz-Signature=hunter2",
+        "https://host/x?sv=1&sig=hunter2",
+        "s3://key:hunter2@bucket/x",
+    ],
+)
+def test_a_url_with_a_secret_is_refused_without_repeating_it(settings: Settings, url: str) -> None:
+    with pytest.raises(SourceRefused) as refused:
+        open_source(url, settings)
+    assert "hunter2" not in str(refused.value)
