@@ -217,6 +217,6 @@ class S3:
             if isinstance(e, FileNotFoundError):
                 raise KeyNotFound(where) from e
             gave_up = _GAVE_UP.search(said)
-            if gave_up or "error decoding response body" in said or "timed out" in said:
+            if gave_up or "response body" in said or "timed out" in said:  # cut in the middle, again and again
                 raise StoreUnreachable(where, int(gave_up[1]) + 1 if gave_up else 1, said) from e
             raise StoreRefused(where, said) from e

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines.datasets.cache import Cache
+from pipelines.datasets.cachespace import written_bytes
 from pipelines.datasets.download import download
 from pipelines.datasets.manifest import Manifest
-from pipelines.errors import CacheUnusable
+from pipelines.errors import CacheFull, CacheUnusable
 from pipelines.settings import Settings
 from pipelines.storage import Store
 
@@ -22,7 +23,8 @@ Say = Callable[[str], None]
 def materialise(settings: Settings, store: Store, manifest: Manifest, say: Say) -> Iterator[Path]:
     """A folder with the version's files, of formats tar and blob, for the time of the block.
 
-    They come from the cache where it has the shards, verified, and count in its budget as long as they are there.
+    They come from the cache where it has the shards, verified, and count in its budget as long as they are there. They
+    are copies: a tool that writes to one changes no shard.
 
     Raises:
         CacheFull, CacheUnusable: there is no room for them.
@@ -30,52 +32,52 @@ def materialise(settings: Settings, store: Store, manifest: Manifest, say: Say) 
     """
     cache = Cache.of(settings)
     reclaim(cache, say)
-    with _folder(cache, manifest) as folder:
+    name = f"{manifest.version}.{uuid.uuid4().hex[:12]}"
+    folder, lock = _made(cache, name, manifest)
+    try:
         download(store, manifest, folder, "files", say, cache=cache)
-        yield folder
-
-
-def reclaim(cache: Cache, say: Say) -> None:
-    """Remove folders that killed processes left: nobody holds their lock."""
-    for folder in cache.files():
-        with _locked(folder) as is_ours:
-            if is_ours:
-                shutil.rmtree(folder, ignore_errors=True)
-                say(f"removed {folder}, which an earlier process left")
-
-
-@contextmanager
-def _folder(cache: Cache, manifest: Manifest) -> Iterator[Path]:
-    """A new folder under a lock, its space taken; it is removed at the end."""
-    folder = cache.files_folder(f"{manifest.version}.{uuid.uuid4().hex[:12]}", manifest.content_bytes)
-    try:
-        with cache.locked():
-            cache.make_room(manifest.content_bytes)
-            folder.mkdir(mode=0o755)
-            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(held, fcntl.LOCK_EX)
-    except OSError as e:
-        raise CacheUnusable(str(folder), e.strerror or str(e)) from e
-    try:
+        folder = _filled(cache, name, folder)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(held)
+        os.close(lock)
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Whether the folder's lock could be had, which is then held for the time of the block."""
+def reclaim(cache: Cache, say: Say) -> None:
+    """Remove folders that killed processes left."""
+    for folder in cache.reclaim():
+        say(f"removed {folder}, which an earlier process left")
+
+
+def _made(cache: Cache, name: str, manifest: Manifest) -> tuple[Path, int]:
+    """A new folder, its space taken, and the descriptor that holds its lock."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        yield False
-        return
+        # a file's last block, or its part's, is not full
+        size_bytes = manifest.content_bytes + manifest.files * os.statvfs(cache.root).f_frsize
+        folder = cache.files_folder(name, size_bytes, is_new=True)
+        with cache.locked():
+            _make_room(cache, size_bytes, manifest)
+            folder.mkdir(mode=0o755)
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as e:
+        raise CacheUnusable(str(cache.root), e.strerror or str(e)) from e
+    return folder, lock
+
+
+def _make_room(cache: Cache, size_bytes: int, manifest: Manifest) -> None:
+    """Evict other versions' shards first, and only then the ones that are about to be read."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield True
-    finally:
-        os.close(descriptor)
+        cache.make_room(size_bytes, frozenset(shard.sha256 for shard in manifest.body.shards))
+    except CacheFull:
+        cache.make_room(size_bytes)
+
+
+def _filled(cache: Cache, name: str, folder: Path) -> Path:
+    """The folder under the name that says what it really takes."""
+    filled = cache.files_folder(name, written_bytes(folder), is_new=False)
+    try:
+        with cache.locked():
+            return folder.rename(filled)
+    except OSError as e:
+        raise CacheUnusable(str(folder), e.strerror or str(e)) from e

@@ -1,11 +1,12 @@
 """Deciding what is staged: which shards are hot, which node takes which, and what has to go for it. Pure."""
 
-import hashlib
+import heapq
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated
 
+import xxhash
 from pydantic import AwareDatetime, Field, NonNegativeInt
 
 from pipelines.datasets.manifest import Manifest, Sha256, Shard
@@ -48,6 +49,11 @@ class Room(Record):
         over_budget = self.held_bytes + needed_bytes - self.budget_bytes
         below_floor = self.floor_bytes - (self.free_bytes - needed_bytes)
         return max(over_budget, below_floor)
+
+    def without(self, gone_bytes: int) -> "Room":
+        """The room when so much has gone. The disk itself may say so only later (btrfs, XFS)."""
+        freed = {"held_bytes": self.held_bytes - gone_bytes, "free_bytes": self.free_bytes + gone_bytes}
+        return self.model_copy(update=freed)
 
 
 def choose(manifest: Manifest, which: str) -> tuple[Shard, ...]:
@@ -114,8 +120,7 @@ def share(shards: Iterable[Shard], nodes: Sequence[str], node: str, copies: int 
 
 def holders(sha256: str, nodes: Sequence[str], copies: int) -> tuple[str, ...]:
     """The nodes that keep a shard, the best one first."""
-    ranked = sorted(nodes, key=lambda node: hashlib.sha256(f"{node}\0{sha256}".encode()).digest(), reverse=True)
-    return tuple(ranked[:copies])
+    return tuple(heapq.nlargest(copies, nodes, key=lambda node: xxhash.xxh3_128_digest(f"{node}\0{sha256}".encode())))
 
 
 def evict(present: Iterable[Cached], room: Room, needed_bytes: int, wanted: frozenset[str]) -> tuple[str, ...]:

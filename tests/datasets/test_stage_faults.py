@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import storage
 from pipelines.datasets.cache import Cache
 from pipelines.datasets.events import Arrival
 from pipelines.datasets.manifest import BLOCK_BYTES, Manifest
+from pipelines.datasets.materialise import materialise
 from pipelines.settings import Settings
 from tests import processes
 from tests.conftest import on
@@ -72,3 +74,29 @@ def test_a_tight_budget_holds_whoever_is_killed(here: Settings, tmp_path: Path) 
     for each in made:
         assert Arrival.FAILED not in arrivals(stage_all(tight, each))
         require_right(tight)
+
+
+def _work_with_files(settings: Settings, of: Manifest) -> None:
+    with materialise(settings, storage.open_store(settings), of, lambda _: None):
+        pass
+
+
+def test_a_job_killed_with_its_files_costs_no_space_that_is_not_taken_back(here: Settings, tmp_path: Path) -> None:
+    made = large(here, tmp_path / "source", 4 * BLOCK_BYTES, 2 * BLOCK_BYTES)
+    other = large(here, tmp_path / "other", 2 * BLOCK_BYTES, 2 * BLOCK_BYTES, seed=2)
+    both = made.stored_bytes + made.content_bytes + other.stored_bytes
+    tight = here.model_copy(update={"cache_bytes": both})
+    stage_all(tight, made)
+    span_s = processes.duration_s(_work_with_files, tight, made)
+    left = 0
+    for moment_s in processes.moments(seed=5, count=12, span_s=span_s):
+        processes.kill_after(moment_s, _work_with_files, tight, made)
+        left += len(Cache.of(tight).files())
+        require_right(tight)
+        with materialise(tight, storage.open_store(tight), made, lambda _: None) as folder:
+            assert (folder / "weights.bin").read_bytes() == (tmp_path / "source/weights.bin").read_bytes()
+            assert Cache.of(tight).files() == [folder]
+            require_right(tight)
+        assert Cache.of(tight).files() == []
+    assert left > 0, "no job was killed while it had files"
+    assert set(arrivals(stage_all(tight, other))) == {Arrival.FETCHED}
