@@ -112,13 +112,7 @@ def stage_params(settings: Settings) -> dict[str, Param]:
 def scrub_params(settings: Settings) -> dict[str, Param]:
     """What is read again, and how fast. Raises: BadFile: the inventory is malformed."""
     return {
-        "datasets": Param(
-            [],
-            type="array",
-            items={"type": "string", "pattern": _NAME},
-            title="Datasets",
-            description="One per line. None: all of them.",
-        ),
+        "datasets": _datasets(),
         "sample_percent": Param(
             10.0,
             type="number",
@@ -145,13 +139,7 @@ def scrub_params(settings: Settings) -> dict[str, Param]:
 def gc_params(is_scheduled: bool) -> dict[str, Param]:
     """What may go. By hand a dry run comes first; where it is scheduled, somebody has decided."""
     return {
-        "datasets": Param(
-            [],
-            type="array",
-            items={"type": "string", "pattern": _NAME},
-            title="Datasets",
-            description="One per line. None: all of them.",
-        ),
+        "datasets": _datasets(),
         "grace_days": Param(
             7.0,
             type="number",
@@ -167,3 +155,13 @@ def gc_params(is_scheduled: bool) -> dict[str, Param]:
             description="Only print in the log what would be deleted.",
         ),
     }
+
+
+def _datasets() -> Param:
+    return Param(
+        [],
+        type="array",
+        items={"type": "string", "pattern": _NAME},
+        title="Datasets",
+        description="One per line. None: all of them.",
+    )

@@ -480,7 +480,7 @@ def test_a_version_has_the_same_id_in_any_store_with_any_number_of_workers(
     for name, written in KINDS.items():
         (source / name).write_bytes(written(TABLE))
     here = published(settings, source, 2**16)
-    monkeypatch.setattr(os, "cpu_count", lambda: workers)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(workers)))
     elsewhere = settings.model_copy(update={"home": tmp_path / "elsewhere"})
     assert published(elsewhere, source, 2**16).version == here.version
 
