@@ -16,7 +16,7 @@ from pipelines.records import Name, Record
 from pipelines.storage import Store
 
 _CHUNK_GROUPS = 32  # what one task packs: so many shards ...
-_CHUNK_PIECES = 32_768  # ... or fewer, where they have many files
+_CHUNK_PIECES = 65_536  # ... or fewer, where they have many files: still two that threads can pack at once
 _MOST_CHUNKS = 1000  # Airflow maps a task over 1024 things at most ([core] max_map_length): then chunks are larger
 
 R = TypeVar("R", bound=Record)
