@@ -27,7 +27,7 @@ test: ## run every test, with real servers, a browser and a whole Airflow
 
 test-fast: ## run the tests that need no server
 	@infra/bootstrap.sh dev fio
-	@$(PYTHON) -m pytest -m "not integration"
+	@$(PYTHON) -m pytest -m "not integration" -n auto
 
 check: ## check format, lint, types and who may import what
 	@infra/bootstrap.sh dev

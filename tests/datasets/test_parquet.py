@@ -582,6 +582,7 @@ print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 """
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["a.parquet", "a.csv", "a.jsonl"])
 def test_publishing_a_large_file_takes_less_than_two_hundred_megabytes(tmp_path: Path, source: Path, name: str) -> None:
     bodies = {
