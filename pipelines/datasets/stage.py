@@ -30,7 +30,7 @@ from pipelines.settings import Settings
 from pipelines.storage import Store
 
 _SHARDS_AT_ONCE = 2
-_BLOCKS_AHEAD = 4  # of one shard
+_BLOCKS_AHEAD = 2  # of one shard; each costs memory twice, as the allocator keeps what a thread has freed
 _BUFFER_BYTES = 2**20  # stays in the processor's cache between copying and writing
 _ALIGNED = 4096  # a multiple of every disk's logical block (open(2), O_DIRECT)
 

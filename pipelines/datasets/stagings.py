@@ -117,7 +117,8 @@ def on_node(settings: Settings, store: Store, staging_id: str, node: str, say: S
     done = []
     for share in planned.shares:
         manifest = catalog.load_version(store, share.dataset, share.version)
-        wanted = [shard for shard in stage_plan.choose(manifest, "all") if shard.sha256 in set(share.shards)]
+        chosen_shards = frozenset(share.shards)
+        wanted = [shard for shard in stage_plan.choose(manifest, "all") if shard.sha256 in chosen_shards]
         mine = stage_plan.share(wanted, planned.nodes, node, planned.copies)
         done.append(stage.stage(here, store, manifest, mine, staging_id=staging_id, say=say))
     whole = together(done)
