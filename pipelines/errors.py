@@ -416,6 +416,17 @@ class ToolNotStarted(FleetmarkError):
 
 
 @dataclass(eq=False)
+class WorkerLost(FleetmarkError):
+    """A process that worked for this one was ended by somebody else."""
+
+    retryable: ClassVar[bool] = True
+    parent: int
+
+    def __str__(self) -> str:
+        return f"a process that worked for process {self.parent} was killed, perhaps as memory ran out; try again"
+
+
+@dataclass(eq=False)
 class LeaseUnusable(FleetmarkError):
     path: str
     problem: str

@@ -18,7 +18,7 @@ import zstandard
 from pipelines.datasets.manifest import BLOCK_BYTES
 from pipelines.errors import StoreRefused
 
-_BUFFER_BYTES = 2**20  # stays in the processor's cache between hashing and writing; divides BLOCK_BYTES
+_BUFFER_BYTES = 2**19  # stays in the processor's cache between hashing and writing; divides BLOCK_BYTES
 _ALIGNED = 4096  # a multiple of every disk's logical block (open(2), O_DIRECT)
 
 

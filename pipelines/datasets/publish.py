@@ -5,26 +5,27 @@ files became is noted under the hash of the group (`packed/`), where another att
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
-from functools import partial
 from importlib import metadata
 from itertools import chain
+from typing import TypeVar
 
 import zstandard
 
 import pipelines
-from pipelines import bulk, environment, keys
+from pipelines import bulk, environment, forks, keys
 from pipelines.datasets import catalog, claims, names, packing, publications
 from pipelines.datasets import pack as packer
 from pipelines.datasets.catalog import Tag
-from pipelines.datasets.manifest import Body, Manifest, Provenance, Shard
+from pipelines.datasets.manifest import Body, Manifest, Packing, Provenance, Shard
 from pipelines.datasets.meter import Meter
 from pipelines.datasets.packing import Groups, Kept, Totals
 from pipelines.datasets.publications import Group, Packed, PackedChunk, Publication, Request
-from pipelines.datasets.source import open_source
+from pipelines.datasets.source import Source, open_source
+from pipelines.datasets.source_directory import Directory
 from pipelines.errors import CorruptObject, KeyNotFound, NotPacked, SourceChanged, SourceRefused
 from pipelines.records import Record
 from pipelines.settings import Settings
@@ -34,6 +35,8 @@ _WAIT_S = 3600.0  # for the collector, which takes minutes
 _WORK = "publishing"  # folder below FLEETMARK_HOME
 
 Say = Callable[[str], None]
+T = TypeVar("T")
+Submit = Callable[[int], Future[T]]
 
 
 class Preview(Record):
@@ -111,6 +114,7 @@ def pack(settings: Settings, store: Store, publication: Publication, number: int
     Raises:
         SourceChanged: a source file is not the one that was planned; nothing will be published.
         SourceRefused, StoreRefused, StoreUnreachable, CorruptObject, StillCollecting: see `pack.pack_group`.
+        WorkerLost: a process that packed was killed.
     """
     dataset = publication.request.dataset
     try:
@@ -125,24 +129,27 @@ def pack(settings: Settings, store: Store, publication: Publication, number: int
     place = packer.Place(store, bulk.of(store), work)
     source = open_source(publication.request.source, settings)
 
-    def one(group: Group) -> Packed:
+    def one(number: int) -> tuple[Packed, bool]:
+        """What a group became, and whether that was before."""
+        group = chunk.groups[number]
         packed = _packed_before(place, dataset, group)
-        spared = packed is not None
-        if packed is None:
-            how, columns = publication.request.packing, publication.columns
-            shards = packer.pack_group(place, dataset, source, group.pieces, how, columns)
-            packed = Packed(group=group.group, shards=shards)
-            publications.note(store, dataset, packed)
-        meter.add(sum(piece.length for piece in group.pieces), spared=spared)
-        return packed
+        if packed is not None:
+            return packed, True
+        how, columns = publication.request.packing, publication.columns
+        packed = Packed(group=group.group, shards=packer.pack_group(place, dataset, source, group.pieces, how, columns))
+        publications.note(store, dataset, packed)
+        return packed, False
 
+    packed = []
     try:
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            packed = tuple(_all(pool, [partial(one, group) for group in chunk.groups]))
+        with _workers(store, source, publication.request.packing, one) as submit:
+            for group, (became, spared) in zip(chunk.groups, _all(submit, len(chunk.groups)), strict=True):
+                meter.add(sum(piece.length for piece in group.pieces), spared=spared)
+                packed.append(became)
     except (SourceChanged, SourceRefused):
         claims.published(store, dataset, publication.publication)  # it is over, and holds the collector up no longer
         raise
-    publications.write_packed(store, publication, number, PackedChunk(groups=packed))
+    publications.write_packed(store, publication, number, PackedChunk(groups=tuple(packed)))
 
 
 def commit(settings: Settings, store: Store, publication: Publication, at: datetime) -> Manifest:
@@ -286,9 +293,20 @@ def _packed_before(place: packer.Place, dataset: str, group: Group) -> Packed | 
     return found
 
 
-def _all(pool: ThreadPoolExecutor, calls: Sequence[Callable[[], Packed]]) -> Iterator[Packed]:
+@contextmanager
+def _workers(store: Store, source: Source, packing: Packing, call: Callable[[int], T]) -> Iterator[Submit[T]]:
+    """What runs `call` on every core. With small files in a directory it is Python that takes the time."""
+    if store.is_local and isinstance(source, Directory) and packing.format != "parquet":
+        with forks.forked(call) as submit:
+            yield submit
+    else:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            yield lambda number: pool.submit(call, number)
+
+
+def _all(submit: Submit[T], count: int) -> Iterator[T]:
     """Every answer in order; at the first error what has not begun is not begun."""
-    futures = [pool.submit(call) for call in calls]
+    futures = [submit(number) for number in range(count)]
     try:
         for future in futures:
             yield future.result()
