@@ -27,7 +27,7 @@ FLEETMARK = """
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from pipelines import storage
+from pipelines import bulk, storage
 from pipelines.datasets import publish
 from pipelines.datasets.manifest import Packing
 from pipelines.datasets.publications import Request
@@ -35,6 +35,7 @@ from pipelines.settings import Settings
 source, home, form = sys.argv[1:]
 settings = Settings(home=Path(home))
 store = storage.open_store(settings)
+store.exists("nothing"), bulk.of(store).size("nothing")  # a client is opened at its first use
 request = Request(source=source, dataset="bench", packing=Packing(format=form, shard_bytes=64 * 2**20))
 def work():
     publish.publish(settings, store, request, datetime.now(UTC), lambda line: None)

@@ -1,6 +1,7 @@
-"""Large objects to an S3 server and back: boto3, s3fs, awscli and fleetmark, which alone hashes and verifies.
+"""Large objects to an S3 server and back: boto3, s3fs, awscli and fleetmark.
 
-The server is `perf.s3sink`, on the same machine and in memory: what is seen is what the clients can do.
+The others only copy, but for one that does what fleetmark does by s3fs: hash, upload, read back, compare. The server is
+`perf.s3sink`, on the same machine and in memory: what is seen is what the clients can do.
 """
 
 import argparse
@@ -59,6 +60,24 @@ S3FS_DOWN = f"""{_S3FS}
 def work():
     filesystem.get("{BUCKET}/" + prefix, folder + "/", recursive=True)
 """
+S3FS_PUBLISH = f"""{_S3FS}
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+SHARD = 64 * 2**20
+def shard(path, start):
+    with path.open("rb") as file:
+        file.seek(start)
+        data = file.read(SHARD)
+    sha256 = hashlib.sha256(data).hexdigest()
+    filesystem.pipe_file("{BUCKET}/" + prefix + sha256, data)
+    assert hashlib.sha256(filesystem.cat_file("{BUCKET}/" + prefix + sha256)).hexdigest() == sha256
+def work():
+    paths = [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]
+    with ThreadPoolExecutor(2) as pool:
+        for path in paths:
+            list(pool.map(shard, *zip(*((path, start) for start in range(0, path.stat().st_size, SHARD)))))
+"""
 UNREAD = """
 from functools import partial
 from pipelines.datasets import pack
@@ -115,6 +134,7 @@ class _Bench:
         home = self._scratch / "home"
         return {
             "s3fs": lambda: self.up(*python(S3FS_UP, self._endpoint, source, "up/")),
+            "s3fs, hashed and read back": lambda: self.up(*python(S3FS_PUBLISH, self._endpoint, source, "up/")),
             "boto3": lambda: self.up(*python(BOTO3_UP, self._endpoint, source, "up/", "signed")),
             "boto3, unsigned payload": lambda: self.up(*python(BOTO3_UP, self._endpoint, source, "up/", "unsigned")),
             "fleetmark": lambda: self.up(*python(publish, source, home, "blob")),

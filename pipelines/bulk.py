@@ -3,6 +3,7 @@
 fsspec stays for small objects and listings (`storage.py`). In a directory objects are files and need no client.
 """
 
+import mmap
 import os
 import re
 import uuid
@@ -18,7 +19,7 @@ from pipelines.errors import KeyNotFound, StoreRefused, StoreUnreachable
 from pipelines.storage import Store
 
 _PART_BYTES = 8 * 2**20
-_PARTS_AT_ONCE = 4  # of one object; several objects are on their way at once
+_PARTS_AT_ONCE = 3  # of one object; several objects are on their way at once
 _LONGEST_PAUSE = timedelta(seconds=5)
 _ENDLESS = 1000  # retries: the time is what limits them
 _GAVE_UP = re.compile(r"after (\d+) retries")  # object_store's words for a server that does not answer
@@ -140,7 +141,10 @@ class S3:
     def adopt(self, key: str, path: str) -> None:
         import obstore
 
-        self._asked(key, partial(obstore.put, file=Path(path), chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE))
+        with Path(path).open("rb") as file:
+            is_one_part = os.fstat(file.fileno()).st_size <= _PART_BYTES
+            parts: Any = file.read() if is_one_part else _parts(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        self._asked(key, partial(obstore.put, file=parts, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE))
 
     def replace(self, key: str, path: str) -> None:
         self.adopt(key, path)
@@ -220,3 +224,12 @@ class S3:
             if gave_up or "response body" in said or "timed out" in said:  # cut in the middle, again and again
                 raise StoreUnreachable(where, int(gave_up[1]) + 1 if gave_up else 1, said) from e
             raise StoreRefused(where, said) from e
+
+
+def _parts(mapped: mmap.mmap) -> Iterator[memoryview]:
+    """A file from the page cache straight to the socket: half the processor time of reading it, and little memory."""
+    whole = memoryview(mapped)
+    for start in range(0, len(whole), _PART_BYTES):
+        if (sent := start - (_PARTS_AT_ONCE + 1) * _PART_BYTES) >= 0:
+            mapped.madvise(mmap.MADV_DONTNEED, sent, _PART_BYTES)  # of this mapping only: it would be read again
+        yield whole[start : start + _PART_BYTES]

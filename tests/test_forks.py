@@ -10,7 +10,7 @@ from pipelines.errors import KeyNotFound, WorkerLost
 from tests import processes
 
 
-def test_answers_and_errors_come_back_and_what_was_closed_over_is_inherited():
+def test_answers_and_errors_come_back_and_what_was_closed_over_is_inherited() -> None:
     here = {"asked": "by the parent"}
 
     def call(number: int) -> str:
@@ -28,13 +28,13 @@ def test_answers_and_errors_come_back_and_what_was_closed_over_is_inherited():
             futures[3].result()
 
 
-def test_a_killed_fork_is_an_error_that_a_retry_may_help():
+def test_a_killed_fork_is_an_error_that_a_retry_may_help() -> None:
     with pytest.raises(WorkerLost, match="was killed") as lost, forks.forked(_kill_yourself) as submit:
         submit(0).result()
     assert lost.value.retryable
 
 
-def test_forks_end_with_a_parent_that_was_killed(tmp_path: Path):
+def test_forks_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     with_parent = processes.CONTEXT.Process(target=_work_for_ever, args=(tmp_path,))
     with_parent.start()
     forked = [int(path.name) for path in _appear(tmp_path, len(os.sched_getaffinity(0)))]
