@@ -22,11 +22,11 @@ down: ## stop it
 	@.venv/bin/fleetmark down
 
 test: ## run every test, with real servers, a browser and a whole Airflow
-	@infra/bootstrap.sh dev fio chromium ceph
+	@infra/bootstrap.sh dev fio iperf3 chromium ceph postgres
 	@$(PYTHON) -m pytest
 
 test-fast: ## run the tests that need no server
-	@infra/bootstrap.sh dev fio
+	@infra/bootstrap.sh dev fio iperf3
 	@$(PYTHON) -m pytest -m "not integration" -n auto
 
 check: ## check format, lint, types and who may import what
@@ -44,7 +44,9 @@ lock: ## resolve the locks from pyproject.toml; UPGRADE=--upgrade takes what is 
 	@infra/bootstrap.sh dev
 	$(COMPILE) -o requirements/node.lock
 	$(COMPILE) --extra airflow --extra validate -c requirements/node.lock -o requirements/control.lock
-	$(COMPILE) --extra airflow --extra validate --extra dev -c requirements/control.lock -o requirements/dev.lock
+	$(COMPILE) --extra worker -c requirements/control.lock -o requirements/worker.lock
+	$(COMPILE) --extra fleet --extra validate -c requirements/control.lock -o requirements/fleet.lock
+	$(COMPILE) --extra fleet --extra validate --extra dev -c requirements/fleet.lock -o requirements/dev.lock
 
 clean: ## remove the environment, caches and the state of the embedded Airflow, results included
 	@if [ -x .venv/bin/fleetmark ]; then .venv/bin/fleetmark down; fi

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Makes .venv from a lock and sees to the programs that are named. Instant when there is nothing to do.
 #
-#   infra/bootstrap.sh control|dev [fio] [chromium] [ceph]
+#   infra/bootstrap.sh control|fleet|worker|dev [fio] [iperf3] [chromium] [ceph] [postgres] [redis]
 #
-# `control` runs the demo; `dev` has the tests' packages too and serves as `control`. Programs come from apt when this
-# is root, else one line says what to install.
+# `control` runs the demo; `fleet` is a fleet's control plane and `worker` a node of it; `dev` has the tests' packages, too,
+# and serves as each of them. Programs come from apt when this is root, else one line says what to install.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -68,7 +68,7 @@ is_synced() {
 }
 
 sync_venv() {
-    if is_synced "$set_name" || { [ "$set_name" = control ] && is_synced dev; }; then return; fi
+    if is_synced "$set_name" || is_synced dev; then return; fi
     echo "bootstrap: installing the packages of requirements/$set_name.lock" >&2
     rm -f .venv/synced-*
     .venv/bin/uv --version 2>/dev/null | grep -q "^uv $uv_version\b" || .venv/bin/pip install -q "uv==$uv_version"
@@ -90,8 +90,10 @@ sync_venv
 
 for program in "$@"; do
     case $program in
-    fio | chromium) has "$program" || apt_install "$program" "$program" ;;
+    fio | iperf3 | chromium) has "$program" || apt_install "$program" "$program" ;;
     ceph) has radosgw ceph-mon ceph-osd || apt_install "Ceph's S3 gateway" radosgw ceph-mon ceph-osd ceph-common ;;
+    postgres) has /usr/lib/postgresql/*/bin/postgres || apt_install PostgreSQL postgresql ;;
+    redis) has redis-server || apt_install Redis redis-server ;;
     *) fail "there is no recipe for $program" ;;
     esac
 done

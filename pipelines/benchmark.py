@@ -44,6 +44,14 @@ class Floor:
 
 
 @dataclass(frozen=True)
+class Peer:
+    """Where the server of a pair is reached."""
+
+    address: str
+    port: int
+
+
+@dataclass(frozen=True)
 class Workplace:
     """What the node's shell gives a command: its own empty directory and what it saw there."""
 
@@ -52,12 +60,26 @@ class Workplace:
     direct_io: bool  # whether the scratch filesystem takes O_DIRECT
     tool_version: str
     dataset: PurePath | None = None  # a folder with the files of the job's dataset, for reading only
+    peer: Peer | None = None  # of a pair benchmark: whom the client connects to
 
 
 @dataclass(frozen=True)
 class Command:
     argv: tuple[str, ...]
     labels: Mapping[str, str] = field(default_factory=dict)  # what was decided here, kept in RawOutput.facts
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What makes a benchmark one between two nodes: `Benchmark.command` is the client's, this is about the server.
+
+    `unanswered` says of a client's attempt why it met no server that was free; such an attempt is made again. None: it
+    met one. `served` tells from what the server printed whether it had a client: a port scan is none.
+    """
+
+    serve: Callable[[Any, int], Command]  # a server for one client, on a port; it ends after that client
+    unanswered: Callable[[RawOutput], str | None]
+    served: Callable[[str], bool]
 
 
 @dataclass(frozen=True)
@@ -86,6 +108,7 @@ class Benchmark:
     version: Callable[[str], str | None]  # from the text that version_argv printed
     parse: Callable[[RawOutput], Parsed]
     floors: Callable[[Any], tuple[Floor, ...]] = lambda _: ()
+    pair: Pair | None = None
 
     def metric(self, name: str) -> Metric:
         """Raises: Unknown: the descriptor has no such metric."""

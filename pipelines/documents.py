@@ -51,8 +51,10 @@ def line_of(text: str, location: tuple[int | str, ...]) -> int:
         if isinstance(part, int):
             continue
         occurrence = following if isinstance(following, int) else 0
-        pattern = re.compile(rf"^\s*(\[\[?[^\]]*\b{re.escape(part)}\]\]?|[\"']?{re.escape(part)}[\"']?\s*=)")
-        matches = [number for number, line in enumerate(lines) if number >= found and pattern.match(line)]
+        own = re.compile(rf"^\s*(\[\[?[^\]]*\b{re.escape(part)}\]\]?|[\"']?{re.escape(part)}[\"']?\s*=)")
+        within = re.compile(rf"^\s*\[{re.escape(part)}\.")  # of [tenants.ml], where there is no [tenants]
+        matches = [number for number, line in enumerate(lines) if number >= found and own.match(line)]
+        matches = matches or [number for number, line in enumerate(lines) if number >= found and within.match(line)]
         if not matches:
             break
         found = matches[min(occurrence, len(matches) - 1)]

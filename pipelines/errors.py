@@ -69,6 +69,40 @@ class BadSelection(FleetmarkError):
 
 
 @dataclass(eq=False)
+class QuotaExceeded(FleetmarkError):
+    """An ad hoc run would take its tenant above what the inventory allows it a day. All in node-minutes."""
+
+    tenant: str
+    needed: float
+    quota: float
+    used: float
+    planned: float
+
+    def __str__(self) -> str:
+        left = max(0.0, self.quota - self.used - self.planned)
+        return (
+            f"tenant {self.tenant}: this run needs {self.needed:.1f} node-minutes and {left:.1f} are left: of "
+            f"{self.quota:.1f} a day {self.used:.1f} were used in the last 24 hours and {self.planned:.1f} are "
+            "planned; take fewer nodes, cases or repeats, or wait"
+        )
+
+
+@dataclass(eq=False)
+class RunTooLong(FleetmarkError):
+    """An ad hoc run would keep the nightly one from a node for longer than the inventory allows."""
+
+    node: str
+    needed_s: float
+    longest_s: float
+
+    def __str__(self) -> str:
+        return (
+            f"node {self.node}: this run would hold it for {self.needed_s:.0f} s, an ad hoc run may for "
+            f"{self.longest_s:.0f} s (longest_s of [adhoc] in the inventory); take fewer cases or repeats"
+        )
+
+
+@dataclass(eq=False)
 class BadQuery(FleetmarkError):
     sql: str
     problem: str
@@ -436,6 +470,48 @@ class LeaseUnusable(FleetmarkError):
             f"the node's lease {self.path} cannot be used: {self.problem}; set FLEETMARK_LEASE_DIR, for everyone who "
             "measures on this machine, to one directory that all of them can write to"
         )
+
+
+@dataclass(eq=False)
+class WrongNode(FleetmarkError):
+    """A node's work came to another machine than the one it is for; it may be routed rightly the next time."""
+
+    retryable: ClassVar[bool] = True
+    wanted: str
+    this: str
+
+    def __str__(self) -> str:
+        return (
+            f"this work is for node {self.wanted}, and this machine is node {self.this} (FLEETMARK_NODE); nothing was "
+            f"run. Check FLEETMARK_NODE here and which worker listens to the queue of {self.wanted} in the inventory"
+        )
+
+
+@dataclass(eq=False)
+class SpoolFull(FleetmarkError):
+    retryable: ClassVar[bool] = True
+    path: str
+    needed_bytes: int
+    held_bytes: int
+    budget_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"spool {self.path} is full: {self.needed_bytes} B do not fit beside {self.held_bytes} B, it may hold "
+            f"{self.budget_bytes} B (FLEETMARK_SPOOL_BYTES); it empties when the object store can be reached again"
+        )
+
+
+@dataclass(eq=False)
+class SpoolUnusable(FleetmarkError):
+    """What the object store did not take cannot be kept on the node either."""
+
+    retryable: ClassVar[bool] = True
+    path: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"spool {self.path} cannot be used: {self.problem}; nothing of it was changed"
 
 
 # --- what a tool printed, what landed -----------------------------------------------------------------------

@@ -2,22 +2,45 @@
 
 import random
 from collections import Counter
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from pydantic import field_validator
+from pydantic import PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
 from pipelines import documents
 from pipelines.errors import BadSelection, Unknown
-from pipelines.records import Node, Record
+from pipelines.records import Name, Node, Record
 
 _STORE = "store"  # the place of a scrub of the object store, beside nodes' names
 
 
+class Tenant(Record):
+    """Whoever ad hoc runs are charged to, see `tenants`."""
+
+    node_minutes_per_day: PositiveFloat
+
+
+class AdHoc(Record):
+    """What a run that somebody asks for may take, beside the nightly ones."""
+
+    longest_s: PositiveFloat | None = None  # on one node, which is how long it may keep a nightly run from that node
+
+
+class Rounds(Record):
+    """How often the nightly run comes to every node, see `coverage`."""
+
+    within_nights: PositiveInt = 1  # 1: every node every night
+
+
 class Inventory(Record):
-    """`infra/fleet.toml`: one [[nodes]] table per machine."""
+    """`infra/fleet.toml`: one [[nodes]] table per machine, and how the fleet is shared."""
 
     nodes: tuple[Node, ...]
+    limits: Mapping[str, PositiveInt] = {}  # label -> how many nodes with an equal value of it may run at once
+    tenants: Mapping[Name, Tenant] = {}
+    adhoc: AdHoc = AdHoc()
+    rounds: Rounds = Rounds()
 
     @field_validator("nodes")
     @classmethod
@@ -30,6 +53,14 @@ class Inventory(Record):
         if any(node.name == _STORE for node in nodes):
             raise ValueError(f"a node cannot be called {_STORE!r}: rows about the object store have that place")
         return nodes
+
+    @field_validator("limits")
+    @classmethod
+    def _limits_are_of_labels(cls, limits: Mapping[str, int], info: ValidationInfo) -> Mapping[str, int]:
+        known = {key for node in info.data.get("nodes", ()) for key in node.labels}
+        if "nodes" in info.data and (unknown := [key for key in limits if key not in known]):
+            raise ValueError(f"no node has the label {unknown[0]!r}; known: {', '.join(sorted(known)) or 'none'}")
+        return limits
 
     @property
     def names(self) -> tuple[str, ...]:

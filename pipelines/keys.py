@@ -77,6 +77,11 @@ def raw_parts(key: str) -> tuple[str, str, str, int]:
     return run, node, job, int(attempt)
 
 
+def exchange_key(run: str) -> str:
+    """When the rounds of a run's pairs began."""
+    return checked(f"exchange/{run}.json")
+
+
 def environment_key(environment_id: str) -> str:
     return checked(f"environments/{environment_id}.json")
 

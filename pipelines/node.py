@@ -1,7 +1,9 @@
 """The node's shell: one job after the other on this machine, each to a raw output, whatever happens to its tool.
 
 `RawOutput.facts` holds what the command decided, and what the node saw: filesystem, direct_io (whether it takes
-O_DIRECT), dataset (the version whose files it was given), output_truncated (where the tool wrote more than is kept).
+O_DIRECT), dataset (the version whose files it was given), output_truncated (where the tool wrote more than is kept),
+busy (the real work for which it was not started), busy_after (the real work that was there at its end: its numbers are
+not to be believed).
 """
 
 import os
@@ -12,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines import benchmark, environment, guard, keys, lease, process, tools
-from pipelines.benchmark import Workplace
+from pipelines import benchmark, busy, environment, guard, keys, lease, process, tools
+from pipelines.benchmark import Peer, Workplace
 from pipelines.errors import (
     BadParameter,
     LeaseTimeout,
@@ -27,12 +29,14 @@ from pipelines.errors import (
 )
 from pipelines.records import Environment, Job, Node, Outcome, Plan, RawOutput, Refusal
 from pipelines.settings import Settings
+from pipelines.spool import Delivery, Spool
 from pipelines.storage import Store
 
 _OUTPUT_FILE = "output"
 _KEPT_BYTES = 16 * 2**20  # of the file the tool wrote; 200 times the largest fio document seen
 
 _NOT_STAGED = Refusal(outcome=Outcome.NOT_MEASURED, reason="its dataset was not staged; only a run does that")
+_NO_PEER = Refusal(outcome=Outcome.CONFIG, reason="it is measured between two nodes; only a run with both does that")
 
 Say = Callable[[str], None]
 
@@ -52,45 +56,56 @@ class Machine:
     tools: Mapping[str, tools.Tool]
     refusal: Refusal | None = None
     datasets: Mapping[str, Path | Refusal] = field(default_factory=dict)
+    addresses: Mapping[str, str] = field(default_factory=dict)  # of the other nodes, for pairs
+    watch: busy.Watch = field(default_factory=busy.Watch)
 
 
 def run_jobs(settings: Settings, store: Store, plan: Plan, node_name: str, attempt: int, say: Say) -> tuple[str, ...]:
-    """Run the node's jobs of a plan, in its order, and store each raw output before anyone judges it.
+    """Run the jobs that the node does alone, in the plan's order, and store each raw output before anyone judges it.
 
     The lease is taken once for all of them, so that the repeats of a case follow each other. A job that has a raw
     output already, of whichever attempt, is not run again. The datasets that the others need are staged before the
-    first of them runs. Returns the key of each job's raw output, in plan order.
+    first of them runs. What a store that is away does not take is spooled, and sent at the end; what an earlier task
+    left in the spool, of whichever run, is sent first. Returns the key of each job's raw output, in plan order.
 
     Raises:
+        WrongNode: this machine is another node.
         Unknown: the plan has no such node.
-        StoreUnreachable, StoreRefused: jobs done so far are in the store; a retry goes on after them.
+        StoreUnreachable, StoreRefused, SpoolFull, SpoolUnusable: jobs done so far are in the store or the spool; a
+            retry goes on after them.
     """
-    jobs = plan.jobs_of(node_name)
-    if not jobs:
+    settings.require_node(node_name)
+    jobs = plan.solo_jobs_of(node_name)
+    if not jobs and not plan.pair_jobs_of(node_name):
         raise Unknown(f"node in the plan of run {plan.run_id}", node_name, tuple(node.name for node in plan.nodes))
-    if len(stored := _stored(store, plan.run_id, node_name)) == len(jobs):
+    spool = Spool.of(settings, store)
+    spool.send(store, say)
+    stored = stored_keys(store, plan.run_id, node_name)
+    if all(job.job_id in stored for job in jobs):
         return tuple(stored[job.job_id] for job in jobs)
-    with _prepared(settings, plan.node(node_name), plan.run_id, attempt, say) as (machine, waited_s):
-        store.create(
+    delivery = Delivery(store, spool, say)
+    with prepared(settings, plan.node(node_name), plan.run_id, attempt, say) as (machine, waited_s):
+        delivery.create(
             keys.environment_key(machine.environment.environment_id), machine.environment.model_dump_json().encode()
         )
         if waited_s:  # another attempt of this very run may have held the lease
-            stored = _stored(store, plan.run_id, node_name)
+            stored = stored_keys(store, plan.run_id, node_name)
         missing = [(number, job) for number, job in enumerate(jobs, start=1) if job.job_id not in stored]
         with _with_datasets(settings, store, machine, (job for _, job in missing), say) as ready:
             for number, job in missing:
                 first_s = waited_s if job is missing[0][1] else 0.0  # the first job's row has the wait
                 raw = measure(ready, job, say, f"{number}/{len(jobs)} ", first_s)
                 key = keys.raw_key(plan.run_id, node_name, job.job_id, attempt)
-                store.create(key, raw.model_dump_json().encode())
+                delivery.create(key, raw.model_dump_json().encode())
                 stored[job.job_id] = key
+    delivery.finish(settings.spool_wait_s)
     return tuple(stored[job.job_id] for job in jobs)
 
 
 def run_once(settings: Settings, node: Node, job: Job, *, say: Say, run_id: str | None = None) -> RawOutput:
     """Run one job on this machine, with lease and guard, and give its raw output back; nothing is stored."""
     run_id = run_id or keys.run_id(datetime.now(UTC), "bench")
-    with _prepared(settings, node, run_id, 1, say) as (machine, waited_s):
+    with prepared(settings, node, run_id, 1, say) as (machine, waited_s):
         return measure(machine, job, say, lease_wait_s=waited_s)
 
 
@@ -98,16 +113,16 @@ def measure(machine: Machine, job: Job, say: Say, progress: str = "", lease_wait
     """One job: guard, command, tool, raw output. The caller holds the lease.
 
     A tool that fails, hangs or is killed gives a raw output that says so; one that may not or cannot be started, one
-    with a refusal. Nothing is raised for either.
+    with a refusal. Nothing is raised for either. Whether real work runs here is asked before and after.
     """
     what = f"{progress}{job.benchmark} {job.case} repeat {job.repeat}"
     say(f"{what}: about {job.seconds:.0f} s")
     try:
         raw = _run(machine, job, lease_wait_s)
     except (ScratchRefused, SizeCapExceeded, NotEnoughSpace, BadParameter, Unknown) as e:
-        raw = _refused(machine, job, Refusal(outcome=Outcome.CONFIG, reason=str(e)), lease_wait_s)
+        raw = refused(machine, job, Refusal(outcome=Outcome.CONFIG, reason=str(e)), lease_wait_s)
     except (ToolNotFound, ToolNotStarted) as e:
-        raw = _refused(machine, job, Refusal(outcome=Outcome.NOT_MEASURED, reason=str(e)), lease_wait_s)
+        raw = refused(machine, job, Refusal(outcome=Outcome.NOT_MEASURED, reason=str(e)), lease_wait_s)
     say(f"{what}: {ending(raw)}")
     return raw
 
@@ -117,25 +132,44 @@ def ending(raw: RawOutput) -> str:
     if raw.refusal is not None:
         return f"{raw.refusal.outcome}: {raw.refusal.reason}"
     how = f"exit {raw.exit_status}" if raw.signal is None else f"signal {raw.signal}"
-    return f"{how}{', timed out' if raw.timed_out else ''}, {raw.duration_s:.1f} s"
+    beside = f", and then {raw.facts['busy_after']}" if "busy_after" in raw.facts else ""
+    return f"{how}{', timed out' if raw.timed_out else ''}, {raw.duration_s:.1f} s{beside}"
 
 
 @contextmanager
-def _prepared(settings: Settings, node: Node, run_id: str, attempt: int, say: Say) -> Iterator[tuple[Machine, float]]:
-    """The machine under its lease, leftovers reclaimed; and the seconds waited for the lease."""
+def prepared(settings: Settings, node: Node, run_id: str, attempt: int, say: Say) -> Iterator[tuple[Machine, float]]:
+    """The machine under its lease, leftovers reclaimed; and the seconds waited for the lease.
+
+    Where real work runs the lease is not taken, and every job is refused.
+    """
+    watch = busy.Watch(busy.parsed(settings.busy))
+    if (seen := watch.after()).state != "free":
+        say(seen.reason)
+        yield _look(settings, node, run_id, attempt, say, watch, _contended(seen)), 0.0
+        return
     try:
         with lease.held(settings.lease_dir, run_id, node.name, settings.lease_wait_s, say) as waited_s:
-            yield _look(settings, node, run_id, attempt, say), waited_s
+            yield _look(settings, node, run_id, attempt, say, watch), waited_s
             return
     except LeaseTimeout as e:
         refusal, waited_s = Refusal(outcome=Outcome.CONTENDED, reason=str(e)), e.waited_s
     except LeaseUnusable as e:
         refusal, waited_s = Refusal(outcome=Outcome.CONFIG, reason=str(e)), 0.0
-    yield _look(settings, node, run_id, attempt, say, refusal), waited_s
+    yield _look(settings, node, run_id, attempt, say, watch, refusal), waited_s
+
+
+def _contended(seen: busy.Answer) -> Refusal:
+    return Refusal(outcome=Outcome.CONTENDED, reason=seen.reason)
 
 
 def _look(
-    settings: Settings, node: Node, run_id: str, attempt: int, say: Say, refusal: Refusal | None = None
+    settings: Settings,
+    node: Node,
+    run_id: str,
+    attempt: int,
+    say: Say,
+    watch: busy.Watch,
+    refusal: Refusal | None = None,
 ) -> Machine:
     if refusal is None:
         try:
@@ -144,7 +178,7 @@ def _look(
             say(str(e))
     found = tools.find_all()
     seen = environment.snapshot(settings.home / node.scratch, found.values())
-    return Machine(node, settings.home, run_id, attempt, seen, found, refusal)
+    return Machine(node, settings.home, run_id, attempt, seen, found, refusal, watch=watch)
 
 
 @contextmanager
@@ -170,19 +204,26 @@ def _run(machine: Machine, job: Job, lease_wait_s: float) -> RawOutput:
         descriptor = benchmark.get(job.benchmark)
         refusal = machine.tools[job.benchmark].refusal
     if refusal is not None:
-        return _refused(machine, job, refusal, lease_wait_s)
+        return refused(machine, job, refusal, lease_wait_s)
     dataset = machine.datasets.get(job.dataset, _NOT_STAGED) if job.dataset else None
     if isinstance(dataset, Refusal):
-        return _refused(machine, job, dataset, lease_wait_s)
+        return refused(machine, job, dataset, lease_wait_s)
     params = descriptor.params_of(job)
+    peer = Peer(machine.addresses[job.peer], job.port) if job.peer and job.port and machine.addresses else None
+    if descriptor.pair and peer is None:
+        return refused(machine, job, _NO_PEER, lease_wait_s)
+    if (seen := machine.watch.before()).state != "free":
+        return refused(machine, job, _contended(seen), lease_wait_s)
     tool = machine.tools[job.benchmark]
     with guard.scratch(machine.node, machine.home, job.job_id, job.written_bytes) as scratch:
         output = scratch.path / _OUTPUT_FILE
-        place = Workplace(scratch.path, output, scratch.direct_io, tool.version or "", dataset)
+        place = Workplace(scratch.path, output, scratch.direct_io, tool.version or "", dataset, peer)
         command = descriptor.command(params, place)
         done = process.run(command.argv, timeout_s=job.timeout_s, cwd=scratch.path, started=scratch.record)
+        seen = machine.watch.after()
         written, truncated = _read(output)
     facts = {**command.labels, "filesystem": scratch.filesystem, "direct_io": str(scratch.direct_io).lower()}
+    facts |= {"busy_after": seen.reason} if seen.state != "free" else {}
     facts |= {"dataset": job.dataset} if job.dataset else {}
     return _raw(
         machine,
@@ -201,8 +242,11 @@ def _run(machine: Machine, job: Job, lease_wait_s: float) -> RawOutput:
     )
 
 
-def _refused(machine: Machine, job: Job, refusal: Refusal, lease_wait_s: float) -> RawOutput:
-    return _raw(machine, job, lease_wait_s, refusal=refusal, started_at=datetime.now(UTC), duration_s=0.0)
+def refused(machine: Machine, job: Job, refusal: Refusal, lease_wait_s: float) -> RawOutput:
+    """The raw output of a job whose tool is not started."""
+    seen = machine.watch.seen
+    facts = {"busy": seen.reason} if seen.state != "free" else {}
+    return _raw(machine, job, lease_wait_s, refusal=refusal, started_at=datetime.now(UTC), duration_s=0.0, facts=facts)
 
 
 def _raw(machine: Machine, job: Job, lease_wait_s: float, **ended: Any) -> RawOutput:
@@ -230,7 +274,7 @@ def _read(path: Path) -> tuple[str | None, bool]:
     return data[:_KEPT_BYTES].decode(errors="replace"), len(data) > _KEPT_BYTES
 
 
-def _stored(store: Store, run_id: str, node: str) -> dict[str, str]:
+def stored_keys(store: Store, run_id: str, node: str) -> dict[str, str]:
     """The key of the last raw output of each job of the node."""
     found = store.keys_under(f"{keys.raw_prefix(run_id)}/{node}")
     return {key.split("/")[-2]: key for key in found}

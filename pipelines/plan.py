@@ -1,16 +1,18 @@
-"""The plan of a run: suite x nodes -> jobs. Pure: the same input gives the same jobs with the same ids."""
+"""The plan of a run: suite x nodes -> jobs, some in pairs. Pure: equal input gives equal jobs with equal ids."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path, PurePath
 
-from pipelines import benchmark, keys, suites
-from pipelines.errors import Unknown
+from pipelines import benchmark, keys, suites, tournament
+from pipelines.errors import BadParameter, BadSelection, Unknown
 from pipelines.records import Job, Node, Plan, Scalar, Suite, SuiteEntry
 
 _SLACK = 3.0  # a job may take this many times its expected seconds ...
 _SLACK_S = 30.0  # ... and this much more, before it counts as hung
+_ROUND_SLACK = 1.5  # a round lasts this many times what its tests do ...
+_ROUND_SLACK_S = 5.0  # ... and this much more for each: to find each other, and for what the store takes
 
 
 def make(
@@ -24,8 +26,9 @@ def make(
     overrides: Mapping[str, Scalar] | None = None,
     repeats: int | None = None,
     datasets: Mapping[str, str] | None = None,
+    rules: tournament.Rules | None = None,
 ) -> Plan:
-    """Every job of the run, node by node, in the order in which they will run.
+    """Every job of the run in the order in which they will run: node by node, then the pairs, round by round.
 
     `overrides` replaces parameters wherever a benchmark of the suite has them; `repeats` replaces the suite's.
     `datasets` is, for each dataset that the suite names (NAME@TAG), the version that this is now (NAME@ID).
@@ -33,6 +36,7 @@ def make(
     Raises:
         Unknown: a benchmark that does not exist, or a dataset that `datasets` does not have.
         BadParameter: a parameter that its benchmark refuses, or an override that no benchmark of the suite takes.
+        BadSelection: one node, and nothing in the suite that a node does by itself.
     """
     overrides = overrides or {}
     _check_overrides(suite, overrides)
@@ -40,8 +44,13 @@ def make(
         job.job_id: job  # once, where an override makes combinations of a matrix the same
         for node in nodes
         for entry in suite.entries
+        if not _is_pair(entry)
         for job in jobs_of_entry(run_id, node.name, entry, overrides, repeats, datasets)
     }
+    entries = [entry.model_copy(update={"repeats": repeats or entry.repeats}) for entry in suite.entries]
+    jobs |= {job.job_id: job for job in _paired(run_id, nodes, entries, overrides, rules or tournament.Rules())}
+    if not jobs:
+        raise BadSelection(nodes[0].name, f"suite {suite.name} measures between two nodes, and this is one")
     return Plan(
         run_id=run_id,
         suite=suite.name,
@@ -98,6 +107,49 @@ def jobs_of_entry(
             )
 
 
+def _is_pair(entry: SuiteEntry) -> bool:
+    pair = benchmark.get(entry.benchmark).pair is not None
+    if entry.pairs and not pair:
+        raise BadParameter(
+            entry.benchmark, "pairs", "it is measured on one node; only a benchmark between two has pairs"
+        )
+    return pair
+
+
+def _paired(
+    run_id: str,
+    nodes: Sequence[Node],
+    entries: Iterable[SuiteEntry],
+    overrides: Mapping[str, Scalar],
+    rules: tournament.Rules,
+) -> Iterator[Job]:
+    """Each pair entry's tournament, one after the other. In a round every pair does all of the entry's tests.
+
+    A round is over at a time that the plan fixes, so that what is lost with a node that is down does not add up.
+    """
+    names = [node.name for node in nodes]
+    steps = tournament.ports(rules, max(1, len(nodes) // 2))
+    number, closes_s = 0, rules.wait_s
+    for entry in filter(_is_pair, entries):
+        for meetings in (tournament.everyone if entry.pairs == "all" else tournament.quick)(names):
+            number += 1
+            tests = {job.job_id: job for job in jobs_of_entry(run_id, names[0], entry, overrides)}.values()
+            closes_s += sum(test.seconds * _ROUND_SLACK + _ROUND_SLACK_S for test in tests)
+            for test in tests:
+                for (client, server), port in zip(meetings, next(steps), strict=False):
+                    body = [run_id, client, server, test.benchmark, dict(test.params), test.repeat]
+                    yield test.model_copy(
+                        update={
+                            "job_id": keys.content_id(body),
+                            "node": client,
+                            "peer": server,
+                            "round": number,
+                            "port": port,
+                            "closes_s": closes_s,
+                        }
+                    )
+
+
 def _version(named: str, datasets: Mapping[str, str]) -> str:
     if named not in datasets:
         raise Unknown("dataset", named, tuple(datasets))
@@ -109,6 +161,8 @@ def preview(job: Job, scratch: Path) -> tuple[str, ...]:
     descriptor = benchmark.get(job.benchmark)
     own = scratch / f"fleetmark-{job.job_id}"
     place = benchmark.Workplace(scratch=own, output=own / "output", direct_io=True, tool_version="")
+    if job.peer and job.port:
+        place = replace(place, peer=benchmark.Peer(job.peer, job.port))
     if job.dataset:  # its folder is named when it is made
         place = replace(place, dataset=PurePath(job.dataset))
     return descriptor.command(descriptor.params_of(job), place).argv

@@ -20,6 +20,7 @@ _GRACE_S = 3.0  # between SIGTERM and SIGKILL: enough for fio to write its docum
 _KEPT_BYTES = 16 * 2**20  # of each of stdout and stderr; a tool that prints more is not printing a result
 _CHUNK_BYTES = 2**20  # more than a pipe holds (pipe(7)), so that one read empties it
 _PR_SET_PDEATHSIG = 1
+_WARDEN = 'read -r group && [ -n "$group" ] && { read -r ended || kill -KILL "-$group"; }'
 _LIBC = ctypes.CDLL(None)
 _PASSED_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 
@@ -44,23 +45,26 @@ def run(
     timeout_s: float,
     cwd: Path | None = None,
     environ: Mapping[str, str] = os.environ,
+    passed: tuple[str, ...] = (),
     started: Callable[[int], None] = lambda _: None,
 ) -> Completed:
     """Run a command to its end, whatever its exit status, and give back all that is known of it.
 
-    The child sees an allow-list of `environ`, so that a tool which dumps its environment dumps no secret. It leads
-    its own process group; `started` is told the group's id. The group ends at the timeout and when this call is
-    interrupted; the child itself ends with this process, even if that is killed with SIGKILL. Of stdout and stderr
-    the first 16 MiB are kept, in memory: nothing is written beside what the tool writes.
+    The child sees an allow-list of `environ`, and what is `passed` of it, so that a tool which dumps its environment
+    dumps no secret. It leads its own process group; `started` is told the group's id. The group ends at the timeout,
+    when this call is interrupted, and with this process, even if that is killed with SIGKILL; what has left the group
+    (setsid(2)) does not. Of stdout and stderr the first 16 MiB are kept, in memory: nothing is written beside what the
+    tool writes.
 
     Raises:
         ToolNotFound: argv[0] is not an executable on the PATH of `environ`.
         ToolNotStarted: it is, and the system would not execute it there.
     """
-    with _pipes() as (out, err):
+    with _pipes() as (out, err), _warden() as warden:
         started_at = datetime.now(UTC)
         clock = time.monotonic()
-        running = _spawn(argv, cwd, environ, out, err)
+        seen = {name: environ[name] for name in (*_PASSED_ENVIRONMENT, *passed) if name in environ}
+        running = _spawn(argv, cwd, seen, warden, out, err)
         child = _Child(running.pid, out, err)
         timed_out = False
         try:
@@ -178,8 +182,15 @@ class _Child:
                 return ended
 
 
-def _spawn(argv: tuple[str, ...], cwd: Path | None, environ: Mapping[str, str], out: _Pipe, err: _Pipe) -> Any:
+def _spawn(
+    argv: tuple[str, ...], cwd: Path | None, environ: Mapping[str, str], warden: int, out: _Pipe, err: _Pipe
+) -> Any:
     parent = os.getpid()
+
+    def in_the_child() -> None:
+        _die_with(parent)
+        os.write(warden, b"%d\n" % os.getpid())
+
     try:
         command = sh.Command(argv[0], search_paths=environ.get("PATH", os.defpath).split(os.pathsep))
         with Path(os.devnull).open("rb") as nothing:
@@ -193,8 +204,8 @@ def _spawn(argv: tuple[str, ...], cwd: Path | None, environ: Mapping[str, str], 
                 _out=out.writing,
                 _err=err.writing,
                 _cwd=str(cwd) if cwd else None,
-                _env={name: environ[name] for name in _PASSED_ENVIRONMENT if name in environ},
-                _preexec_fn=lambda: _die_with(parent),
+                _env=dict(environ),
+                _preexec_fn=in_the_child,
             )
     except sh.CommandNotFound as e:
         raise ToolNotFound(argv[0]) from e
@@ -204,6 +215,34 @@ def _spawn(argv: tuple[str, ...], cwd: Path | None, environ: Mapping[str, str], 
     finally:
         os.close(out.writing)
         os.close(err.writing)
+
+
+@contextmanager
+def _warden() -> Iterator[int]:
+    """A shell that kills a process group when this process ends within the block, however it ends.
+
+    PR_SET_PDEATHSIG reaches the leader of the group alone. Gives the descriptor to which the group's leader writes its
+    id, before it executes the tool. The shell sees the pipe's end when this process, which alone keeps it, is gone.
+    """
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    try:
+        argv = ("sh", "-c", _WARDEN)
+        silent = [(os.POSIX_SPAWN_OPEN, descriptor, os.devnull, os.O_WRONLY, 0) for descriptor in (1, 2)]
+        files = [(os.POSIX_SPAWN_DUP2, reading, 0), *silent]
+        shell = os.posix_spawn("/bin/sh", argv, {}, file_actions=files, setsid=True)
+    except BaseException:
+        os.close(writing)
+        raise
+    finally:
+        os.close(reading)
+    try:
+        yield writing
+    finally:
+        with suppress(BrokenPipeError):  # somebody has killed it
+            os.write(writing, b"\n")
+        os.close(writing)
+        with suppress(ChildProcessError):  # this process ignores SIGCHLD
+            os.waitpid(shell, 0)
 
 
 def _die_with(parent: int, how: signal.Signals = signal.SIGKILL) -> None:

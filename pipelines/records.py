@@ -48,12 +48,18 @@ class Node(Record):
     scratch_cap_bytes: PositiveInt = 64 * 2**30
     free_floor_bytes: Annotated[int, Field(ge=0)] = 2 * 2**30
     features: tuple[Name, ...] = ()
+    address: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}$")] | None = None  # for its peers
     labels: Labels = {}
 
     @property
     def cohort(self) -> str:
         """The nodes this one is compared with: same SKU."""
         return self.labels.get("sku", "unlabelled")
+
+    @property
+    def reached_at(self) -> str:
+        """What the other nodes connect to."""
+        return self.address or self.name
 
 
 class SuiteEntry(Record):
@@ -65,6 +71,7 @@ class SuiteEntry(Record):
     repeats: Annotated[int, Field(ge=1, le=100)] = 1
     timeout_s: Annotated[float, Field(gt=0)] | None = None  # default: from the benchmark's own cost
     dataset: DatasetName | None = None  # its files are on the node before the benchmark starts
+    pairs: Literal["all", "quick"] | None = None  # of a benchmark between two nodes: which of them meet; default quick
 
 
 class Suite(Record):
@@ -86,6 +93,11 @@ class Job(Record):
     seconds: NonNegativeFloat  # expected
     written_bytes: Annotated[int, Field(ge=0)]  # at most
     dataset: DatasetVersion | None = None
+    # A benchmark between two nodes has one job for both: `node` is the client, and the server has no row of its own.
+    peer: Name | None = None  # the server
+    round: PositiveInt | None = None  # in which each node stands in one pair at most
+    port: Annotated[int, Field(ge=1024, le=65535)] | None = None  # of the server
+    closes_s: NonNegativeFloat | None = None  # when its round is over, after the beginning of the run's rounds
 
 
 class Plan(Record):
@@ -101,6 +113,14 @@ class Plan(Record):
 
     def jobs_of(self, node: str) -> tuple[Job, ...]:
         return tuple(job for job in self.jobs if job.node == node)
+
+    def solo_jobs_of(self, node: str) -> tuple[Job, ...]:
+        """The jobs that the node does by itself."""
+        return tuple(job for job in self.jobs if job.node == node and job.peer is None)
+
+    def pair_jobs_of(self, node: str) -> tuple[Job, ...]:
+        """The jobs in which the node is the client or the server, in the order of their rounds."""
+        return tuple(job for job in self.jobs if job.peer is not None and node in (job.node, job.peer))
 
     def node(self, name: str) -> Node:
         return next(node for node in self.nodes if node.name == name)

@@ -78,10 +78,23 @@ def measure(
     """Run the node's jobs on this machine, one after the other; jobs whose raw output is there are not run again.
 
     Returns the keys of the raw outputs. Raises what `node.run_jobs` raises; a failing tool is a raw output, no error.
+    All of them are in the store when it returns, and so is what earlier tasks of this machine left in its spool.
     """
     from pipelines import node as shell
 
     return shell.run_jobs(settings, store, load_plan(store, run_id), node, attempt, say)
+
+
+def exchange(
+    settings: Settings, store: Store, run_id: str, node: str, attempt: int, say: Callable[[str], None]
+) -> tuple[str, ...]:
+    """Stand in the node's rounds of benchmarks between two nodes; every node of the run does so at the same time.
+
+    Returns the keys of the raw outputs of those in which it is the client. Raises what `exchange.run_rounds` raises.
+    """
+    from pipelines import exchange as shell
+
+    return shell.run_rounds(settings, store, load_plan(store, run_id), node, attempt, say)
 
 
 def parse(store: Store, run_id: str, at: datetime) -> str:

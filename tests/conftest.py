@@ -20,6 +20,7 @@ def settings(tmp_path: Path) -> Settings:
         suites=root / "infra/suites",
         lease_dir=tmp_path,
         store_retry_s=1.0,
+        spool_wait_s=1.0,
     )
 
 

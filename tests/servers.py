@@ -54,10 +54,10 @@ class S3:
         return name
 
 
-def free_port() -> int:
+def free_port(host: str = "127.0.0.1") -> int:
     """A port that the kernel had free a moment ago."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
@@ -66,7 +66,7 @@ def moto(folder: Path) -> Iterator[S3]:
     """moto's server: in memory, honours If-None-Match, takes any credentials."""
     port = free_port()
     command = (sys.executable, str(Path(__file__).with_name("moto_server.py")), str(port))
-    with _running(folder, {"moto": command}, lambda: _listens(port)):
+    with running(folder, {"moto": command}, lambda: listens(port)):
         yield S3(f"http://127.0.0.1:{port}")
 
 
@@ -79,7 +79,7 @@ def rclone(folder: Path) -> Iterator[S3]:
         str(Path(sys.executable).with_name("rclone")), "serve", "s3", "--config", "", "--addr", f"127.0.0.1:{port}",
         "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}", "--vfs-cache-mode", "off", str(folder / "buckets"),
     )  # fmt: skip
-    with _running(folder, {"rclone": command}, lambda: _listens(port)):
+    with running(folder, {"rclone": command}, lambda: listens(port)):
         yield S3(f"http://127.0.0.1:{port}")
 
 
@@ -115,7 +115,7 @@ osd pool default pg num = 4
 osd pool default pg autoscale mode = off
 [client.rgw.a]
 rgw data = {folder}/rgw
-rgw frontends = beast endpoint=127.0.0.1:{port}
+rgw frontends = beast endpoint={host}:{port}
 rgw enable apis = s3, admin
 rgw enable ops log = false
 rgw enable usage log = false
@@ -133,12 +133,12 @@ _CEPH_USERS = {
 
 
 @contextmanager
-def ceph(folder: Path) -> Iterator[S3]:
+def ceph(folder: Path, host: str = "127.0.0.1") -> Iterator[S3]:
     """A Ceph cluster of one node and its S3 gateway: checks signatures, and is what many fleets run."""
-    port, mon_port = free_port(), free_port()
+    port, mon_port = free_port(host), free_port()
     fsid, osd = uuid.uuid4(), uuid.uuid4()
     conf, keyring = folder / "ceph.conf", str(folder / "keyring")
-    conf.write_text(_CEPH_CONF.format(folder=folder, fsid=fsid, port=port, mon_port=mon_port))
+    conf.write_text(_CEPH_CONF.format(folder=folder, fsid=fsid, host=host, port=port, mon_port=mon_port))
     for name in ("mon", "osd", "rgw"):
         (folder / name).mkdir()
     Path(keyring).touch()
@@ -149,7 +149,7 @@ def ceph(folder: Path) -> Iterator[S3]:
     monmap = str(folder / "monmap")
     _do("monmaptool", "--create", "--fsid", str(fsid), "--addv", "a", here, monmap)
     _do("ceph-mon", "-i", "a", "--mkfs", "--keyring", keyring, "--monmap", monmap, *ceph_conf)
-    with _running(folder, {"mon": ("ceph-mon", "-f", "-i", "a", *ceph_conf)}, lambda: _listens(mon_port)):
+    with running(folder, {"mon": ("ceph-mon", "-f", "-i", "a", *ceph_conf)}, lambda: listens(mon_port)):
         _do("ceph", *ceph_conf, "osd", "new", str(osd))
         _do("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", str(osd), *ceph_conf)
         _do("ceph", *ceph_conf, "osd", "crush", "add", "osd.0", "1", "root=default", "host=here")
@@ -157,10 +157,10 @@ def ceph(folder: Path) -> Iterator[S3]:
             "osd": ("ceph-osd", "-f", "-i", "0", *ceph_conf),
             "rgw": ("radosgw", "-f", "-n", "client.rgw.a", *ceph_conf),
         }
-        with _running(folder, gateway, lambda: _listens(port)):
+        with running(folder, gateway, lambda: listens(port, host)):
             account = ("--uid", "t", "--display-name", "t", "--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY)
             _do("radosgw-admin", *ceph_conf, "user", "create", *account)
-            yield S3(f"http://127.0.0.1:{port}")
+            yield S3(f"http://{host}:{port}")
 
 
 def _do(*argv: str) -> None:
@@ -169,7 +169,7 @@ def _do(*argv: str) -> None:
 
 
 @contextmanager
-def _running(folder: Path, commands: Mapping[str, tuple[str, ...]], up: Callable[[], bool]) -> Iterator[None]:
+def running(folder: Path, commands: Mapping[str, tuple[str, ...]], up: Callable[[], bool]) -> Iterator[None]:
     """Run the servers side by side until the block ends; enters it once `up` says so."""
     started: list[Server] = []
     try:
@@ -185,9 +185,9 @@ def _running(folder: Path, commands: Mapping[str, tuple[str, ...]], up: Callable
         servers.stop(started, grace_s=_STOPS_WITHIN_S)
 
 
-def _listens(port: int) -> bool:
+def listens(port: int, host: str = "127.0.0.1") -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((host, port)) == 0
 
 
 @contextmanager

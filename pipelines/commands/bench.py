@@ -73,7 +73,7 @@ def run_(name: str, params: "dict[str, Scalar]", node: str | None, as_json: bool
     from pipelines.records import Outcome
 
     current = settings.load()
-    (place,) = inventory.select(inventory.load(current.inventory), (node or current.node,))
+    (place,) = inventory.select(inventory.load(current.inventory), (node or current.node_name,))
     descriptor = benchmark.get(name)
     job = _job(descriptor, place.name, params)
     parsed = descriptor.parse(run_once(current, place, job, say=console.say))

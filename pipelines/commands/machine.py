@@ -35,7 +35,7 @@ def env(as_json: bool) -> None:
     from pipelines import settings as edge
 
     current = edge.load()
-    (node,) = inventory.select(inventory.load(current.inventory), (current.node,))
+    (node,) = inventory.select(inventory.load(current.inventory), (current.node_name,))
     snapshot = environment.snapshot(current.home / node.scratch)
     if as_json:
         return console.emit(snapshot.model_dump(mode="json"))

@@ -145,7 +145,7 @@ def scrub(
     }
     with console.progress() as say:
         if of_cache:
-            done = [scrubber.scrub_cache(current, store, cache_of(current), node=current.node, say=say, **how)]
+            done = [scrubber.scrub_cache(current, store, cache_of(current), node=current.node_name, say=say, **how)]
         else:
             cache = cache_of(current) if current.cache_root.is_dir() else None
             done = [scrubber.scrub_store(current, store, each, cache=cache, say=say, **how) for each in found_names]

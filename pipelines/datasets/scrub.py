@@ -101,9 +101,11 @@ def scrub_cache(
     A damaged one is put away and fetched again. Reading here is no use: what is evicted next stays the same.
 
     Raises:
+        WrongNode: this machine is another node.
         CacheUnusable: the cache's directory cannot be read or written.
         StoreUnreachable, StoreRefused: the manifests cannot be read.
     """
+    settings.require_node(node)
     present = {each.sha256: each for each in cache.present()}
     chosen = [present[sha256] for sha256 in sorted(_sampled(present, sample, seed))]
     datasets = {each.dataset for each in chosen}

@@ -81,7 +81,7 @@ def stage(
     say(meter.line())
     return Staging(
         staging_id=staging_id,
-        node=settings.node,
+        node=settings.node_name,
         store=store.base_url,
         cache=str(cache.root),
         environment_id=seen.environment_id,

@@ -110,8 +110,10 @@ def needed(settings: Settings) -> list[str]:
 def on_node(settings: Settings, store: Store, staging_id: str, node: str, say: Say) -> Staging:
     """Bring a node's share of a planned staging into this machine's cache, and keep what was done.
 
-    Raises: see `stage.stage`.
+    Raises:
+        WrongNode: this machine is another node. And what `stage.stage` raises.
     """
+    settings.require_node(node)
     planned = load(store, staging_id)
     here = settings.model_copy(update={"node": node})
     done = []

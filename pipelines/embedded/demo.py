@@ -38,9 +38,9 @@ def demo(settings: Settings, say: Say) -> Finished:
     home = Home(settings)
     with _stop_on_sigterm(), running(settings, say) as (instance, stays):
         airflow = client(home, instance)
-        run = airflow.trigger(DAG, {"suite": _SUITE, "nodes": [settings.node], "note": "demo"})
+        run = airflow.trigger(DAG, {"suite": _SUITE, "nodes": [settings.node_name], "note": "demo"})
         run_id = keys.run_id(run.run_after.astimezone(UTC), run.run_id)
-        say(f"run {run_id}: suite {_SUITE} on {settings.node}")
+        say(f"run {run_id}: suite {_SUITE} on {settings.node_name}")
         with _failed_when_interrupted(airflow, run):
             run, tasks = follow.follow(airflow, storage.open_store(settings), run, run_id, say)
         if run.state != "success":

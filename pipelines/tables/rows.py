@@ -66,17 +66,20 @@ def _damaged(attempt: Attempt, url: str, problem: str) -> Attempt:
 def _parse(raw: RawOutput) -> Parsed:
     if raw.refusal is not None:
         return Parsed(outcome=raw.refusal.outcome, reason=raw.refusal.reason)
+    if "busy_after" in raw.facts:  # real work came while it ran, and its numbers are of both
+        return Parsed(outcome=Outcome.CONTENDED, reason=f"when it ended: {raw.facts['busy_after']}")
     try:
         parsed = benchmark.get(raw.job.benchmark).parse(raw)
     except UnknownOutput as e:
         return Parsed(outcome=Outcome.TOOL_FAILED, reason=str(e))
-    return _with_label(parsed, raw.job.dataset) if raw.job.dataset else parsed
+    given = {name: value for name, value in (("dataset", raw.job.dataset), ("peer", raw.job.peer)) if value}
+    return _with_labels(parsed, given) if given else parsed
 
 
-def _with_label(parsed: Parsed, dataset: str) -> Parsed:
-    """The dataset is a label of each number, so that numbers of different ones are never taken together."""
+def _with_labels(parsed: Parsed, given: Labels) -> Parsed:
+    """Dataset and peer are labels of each number, so that numbers of different ones are never taken together."""
     measurements, histograms = (
-        tuple(each.model_copy(update={"labels": {**each.labels, "dataset": dataset}}) for each in group)
+        tuple(each.model_copy(update={"labels": {**each.labels, **given}}) for each in group)
         for group in (parsed.measurements, parsed.histograms)
     )
     return parsed.model_copy(update={"measurements": measurements, "histograms": histograms})

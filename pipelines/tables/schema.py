@@ -196,6 +196,25 @@ SCRUBS = pa.schema(
 """One row per shard that was read again, in the store or in a node's cache."""
 
 
+USAGE = pa.schema(
+    [
+        *_RUN,
+        pa.field("tenant", pa.string(), nullable=False),
+        pa.field("suite", pa.string(), nullable=False),
+        pa.field("trigger", pa.string(), nullable=False),
+        pa.field("node", pa.string(), nullable=False),
+        pa.field("cohort", pa.string(), nullable=False),
+        pa.field("attempts", pa.int64(), nullable=False),
+        pa.field("node_seconds", pa.float64(), nullable=False),
+        pa.field("written_bytes", pa.int64(), nullable=False),
+        pa.field("staged_bytes", pa.int64(), nullable=False),
+        pa.field("started_at", INSTANT),  # null: nothing was attempted there
+        *_LANDED,
+    ]
+)
+"""One row per run and node: what it took of the node, and whom it is charged to."""
+
+
 @dataclass(frozen=True)
 class Table:
     name: str
@@ -203,7 +222,7 @@ class Table:
     sort: tuple[str, ...]  # the order of rows within a file
     row_group: int = 122_880  # rows; DuckDB's own size, the best of four tried for point queries and scans together
     partitioned: bool = True  # by PARTITION
-    of_runs: bool = True  # whether its rows belong to runs of benchmarks, and come and go with them
+    of_runs: bool = True  # whether its rows are results of runs, which land and are read together
 
 
 TABLES: Mapping[str, Table] = {
@@ -212,6 +231,9 @@ TABLES: Mapping[str, Table] = {
         Table("datasets", DATASETS, ("dataset", "published_at"), of_runs=False),
         Table("staging", STAGING, ("dataset", "node", "started_at"), of_runs=False),
         Table("scrubs", SCRUBS, ("dataset", "place", "checked_at"), of_runs=False),
+        Table(
+            "usage", USAGE, ("tenant", "node", "started_at"), of_runs=False
+        ),  # a landing of its own, see `usage.land`
         Table("environments", ENVIRONMENTS, ("environment_id", "run_id")),
         # a row has a hundred bins, and what is asked for is a night of the fleet: 35 ms, otherwise 130
         Table("histograms", HISTOGRAMS, ("metric", "night", "node", "started_at"), row_group=2_048),

@@ -8,7 +8,7 @@ from airflow.sdk import Asset, get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from fleetmark_airflow.form import nodes_of
-from fleetmark_airflow.tasks import deployment, require_known_parameters, run
+from fleetmark_airflow.tasks import ON_NODE, deployment, require_known_parameters, run
 
 if TYPE_CHECKING:
     from pipelines.datasets.events import Scrub
@@ -103,7 +103,7 @@ def plan_staging() -> list[str]:
     return list(made.nodes)
 
 
-@task(map_index_template="{{ task.op_kwargs['node'] }}")
+@task(map_index_template="{{ task.op_kwargs['node'] }}", **ON_NODE)
 def stage(node: str) -> int:
     """Fetch this node's share into its cache. Returns how many shards could not be had; their rows say why."""
     from pipelines.datasets import stagings
@@ -156,7 +156,7 @@ def scrub_store(dataset: str) -> int:
     return _recorded(found)
 
 
-@task(map_index_template="{{ task.op_kwargs['node'] }}")
+@task(map_index_template="{{ task.op_kwargs['node'] }}", **ON_NODE)
 def scrub_cache(node: str) -> int:
     """Read what this node's cache holds again. Returns how many shards are not intact."""
     from pipelines.datasets import scrub

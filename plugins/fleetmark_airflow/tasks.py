@@ -3,11 +3,13 @@
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, get_current_context, task
 
 from fleetmark_airflow.retries import OnlyInfrastructure
+from fleetmark_airflow.routing import PER_NODE
+from pipelines import settings as edge
 
 if TYPE_CHECKING:
     from pipelines.records import Plan
@@ -29,6 +31,11 @@ DEFAULT_ARGS = {
 }
 
 
+_executor = edge.load().node_executor
+ON_NODE: dict[str, Any] = {"queue": PER_NODE, "executor": _executor} if _executor else {}
+"""Arguments of a task that is mapped over nodes and runs on each: see `routing`. On one machine there are none."""
+
+
 @task.short_circuit
 def plan() -> list[str]:
     """Make and publish the plan. Returns its nodes; none for a dry run, and everything after it is skipped."""
@@ -48,7 +55,7 @@ def plan() -> list[str]:
     return [node.name for node in stages.publish_plan(store, made).nodes]
 
 
-@task(map_index_template="{{ task.op_kwargs['node'] }}")
+@task(map_index_template="{{ task.op_kwargs['node'] }}", **ON_NODE)
 def measure(node: str) -> int:
     """Run the node's jobs on this machine. Returns how many raw outputs there are."""
     from pipelines import stages
@@ -135,7 +142,6 @@ def run() -> str:
 
 def deployment() -> "tuple[Settings, Store]":
     """The settings of this process and the store they name."""
-    from pipelines import settings as edge
     from pipelines import storage
 
     settings = edge.load()

@@ -1,5 +1,6 @@
 """The inventory and the selection of nodes."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,12 @@ GOOD = '[[nodes]]\nname = "a"\nqueue = "a"\nscratch = "s"\n'
         (GOOD + GOOD, "line 1, field nodes", "node 'a' is listed 2 times"),
         ("nodes = []\n", "line 1, field nodes", "at least one node"),
         ("nodes = 3\n", "line 1, field nodes", "3"),
+        (GOOD + "[limits]\nrack = 2\n", "line 5, field limits", "no node has the label 'rack'; known: none"),
+        (GOOD + 'labels = { rack = "r1" }\n[limits]\nrack = 0\n', "line 7, field limits.rack", "greater than 0"),
+        (GOOD + "[tenants.ml]\n", "line 5, field tenants.ml.node_minutes_per_day", "is required"),
+        (GOOD + "[tenants.ml]\nnode_minutes_per_day = 0\n", "line 6, field tenants.ml.node_minutes", "greater than 0"),
+        (GOOD + "[adhoc]\nlongest = 5\n", "line 6, field adhoc.longest", "there is no such field"),
+        (GOOD + "[rounds]\nwithin_nights = 0\n", "line 6, field rounds.within_nights", "greater than 0"),
     ],
 )
 def test_a_malformed_inventory_is_refused_by_line_and_field(
@@ -118,3 +125,18 @@ def test_any_text_is_an_inventory_or_the_one_documented_error(text: str) -> None
 def test_the_shipped_inventory_is_read() -> None:
     root = Path(__file__).parents[2]
     assert inventory.load(root / "infra/fleet.toml").names == ("localhost",)
+
+
+def test_the_examples_in_the_shipped_inventory_are_what_they_say() -> None:
+    text = (Path(__file__).parents[2] / "infra/fleet.toml").read_text()
+    examples = re.sub(r"^# (?=\[|\w+ = )", "", text, flags=re.MULTILINE)
+    labelled = examples.replace("labels = {", 'labels = { power_domain = "p1", rack = "r1",')
+    fleet = documents.parse(labelled, Inventory, "fleet.toml")
+    assert fleet.limits == {"power_domain": 4, "rack": 2}
+    assert {name: tenant.node_minutes_per_day for name, tenant in fleet.tenants.items()} == {"ml": 600, "default": 120}
+    assert (fleet.adhoc.longest_s, fleet.rounds.within_nights) == (1800, 7)
+
+
+def test_a_fleet_that_says_nothing_of_sharing_has_no_limits() -> None:
+    fleet = documents.parse(GOOD, Inventory, "fleet.toml")
+    assert (fleet.limits, fleet.tenants, fleet.adhoc.longest_s, fleet.rounds.within_nights) == ({}, {}, None, 1)

@@ -256,7 +256,7 @@ def server_with_another_clock(tmp_path: Path) -> Iterator[servers.S3]:
     port = servers.free_port()
     command = (sys.executable, "-c", _BEHIND, "-H", "127.0.0.1", "-p", str(port))
     (tmp_path / "moto").mkdir()
-    with servers._running(tmp_path / "moto", {"moto": command}, lambda: servers._listens(port)):
+    with servers.running(tmp_path / "moto", {"moto": command}, lambda: servers.listens(port)):
         yield servers.S3(f"http://127.0.0.1:{port}")
 
 

@@ -5,18 +5,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipelines import benchmark, keys, lease, node, plan, storage
-from pipelines.errors import StoreUnreachable, Unknown
+from pipelines.errors import StoreUnreachable, Unknown, WrongNode
 from pipelines.records import Environment, Job, Node, Outcome, Plan, RawOutput, Scalar, Suite, SuiteEntry
-from pipelines.settings import Settings
+from pipelines.settings import Settings, load
+from pipelines.spool import Spool
 from pipelines.storage import Store
-from tests import make, servers
+from tests import make, processes, servers
 from tests.node.conftest import Mount
 from tests.node.waiting import runs, until
 
@@ -76,7 +77,9 @@ def test_environment_of_a_raw_output_is_in_the_store(settings: Settings, store: 
     (raw,), _ = _run(settings, store, _plan())
     kept = Environment.model_validate_json(store.read(keys.environment_key(raw.environment_id)))
     assert kept.environment_id == raw.environment_id
-    assert kept.facts["tools"] == ({"name": "fio", "version": raw.tool_version},)
+    tools = kept.facts["tools"]
+    assert isinstance(tools, tuple)
+    assert {"name": "fio", "version": raw.tool_version} in tools
 
 
 def test_progress_is_said_before_and_after_each_job(settings: Settings, store: Store) -> None:
@@ -320,7 +323,61 @@ def test_second_run_on_the_node_waits_says_so_and_then_runs(settings: Settings, 
     assert (after.started_at - before.started_at).total_seconds() >= before.duration_s
 
 
-def test_store_that_goes_away_in_mid_run_raises_and_leaves_nothing(
+def test_work_for_another_node_is_refused_before_anything_is_done(settings: Settings, store: Store) -> None:
+    elsewhere = settings.model_copy(update={"node": "gpu-02"})
+    with pytest.raises(WrongNode, match="for node gpu-01, and this machine is node gpu-02") as failure:
+        _run(elsewhere, store, _plan())
+    assert failure.value.retryable
+    assert not store.keys_under("raw")
+    assert not (settings.home / "scratch").exists()
+
+
+def test_work_for_the_node_that_this_machine_is_runs(settings: Settings, store: Store) -> None:
+    (raw,), _ = _run(settings.model_copy(update={"node": "gpu-01"}), store, _plan())
+    assert raw.exit_status == 0
+
+
+def test_machine_without_a_name_of_its_own_runs_the_work_of_any_node() -> None:
+    assert load({}).node is None
+    load({}).require_node("gpu-01")
+    assert load({}).node_name == "localhost"
+
+
+def _attempt(settings: Settings, made: Plan, number: int) -> None:
+    node.run_jobs(settings, storage.open_store(settings), made, "gpu-01", number, lambda _: None)
+
+
+def test_runner_killed_at_any_moment_leaves_no_half_result_and_no_tool(settings: Settings) -> None:
+    made = _plan(SMALL, {**SMALL, "numjobs": 4}, WRITES)
+    places = [settings.model_copy(update={"home": settings.home / str(number)}) for number in range(13)]
+    span_s = processes.duration_s(_attempt, places[0], made, 1)
+    met_a_job = 0
+    for place, moment in zip(places[1:], processes.moments(6, 12, span_s), strict=True):
+        store = storage.open_store(place)
+        processes.kill_after(moment, _attempt, place, made, 1)
+        before = store.keys_under("raw")
+        assert [RawOutput.model_validate_json(store.read(key)).exit_status for key in before] == [0] * len(before)
+        met_a_job += any(place.home.glob("scratch/fleetmark-*"))
+        until(lambda place=place: not _working_in(place.home), "the tool to end with its runner")  # type: ignore[misc]
+        raws, _ = _run(place, store, made, attempt=2)
+        assert [raw.exit_status for raw in raws] == [0, 0, 0]
+        assert set(before) < set(store.keys_under("raw")) or len(before) == 3
+        assert len(store.keys_under("raw")) == 3
+        assert _leftovers(place) == []
+    assert met_a_job > 0, "no kill met a job: the test has proved nothing"
+
+
+def _working_in(home: Path) -> list[int]:
+    """The processes whose working directory lies in a directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and (entry / "cwd").readlink().is_relative_to(home) and runs(int(entry.name)):
+                found.append(int(entry.name))
+    return found
+
+
+def test_store_that_goes_away_and_stays_away_raises_and_leaves_the_evidence_in_the_spool(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ExitStack() as serving:
@@ -328,8 +385,8 @@ def test_store_that_goes_away_in_mid_run_raises_and_leaves_nothing(
         server = serving.enter_context(servers.moto(tmp_path / "s3"))
         for name, value in server.environ.items():
             monkeypatch.setenv(name, value)
-        url = {"store": f"s3://{server.new_bucket()}", "s3_endpoint": server.endpoint, "store_retry_s": 0.3}
-        on_s3 = settings.model_copy(update=url)
+        url = {"store": f"s3://{server.new_bucket()}", "s3_endpoint": server.endpoint}
+        on_s3 = settings.model_copy(update={**url, "store_retry_s": 0.3, "spool_wait_s": 0.3})
         made = _plan(SMALL, {**SMALL, "iodepth": 2})
         said: list[str] = []
 
@@ -341,6 +398,7 @@ def test_store_that_goes_away_in_mid_run_raises_and_leaves_nothing(
         second = keys.raw_key(made.run_id, "gpu-01", made.jobs[1].job_id, 1)
         with pytest.raises(StoreUnreachable, match=second):
             node.run_jobs(on_s3, storage.open_store(on_s3), made, "gpu-01", 1, say)
-    assert len(said) == 4
+    assert Spool.of(on_s3, storage.open_store(on_s3)).waiting() == [second]
+    assert "is kept in" in said[4]
     assert _leftovers(settings) == []
     assert lease.holder(settings.lease_dir / "fleetmark.lock") is None

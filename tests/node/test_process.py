@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,6 +155,30 @@ def test_tool_ends_with_its_runner_when_that_is_killed() -> None:
         assert runs(tool)
         runner.kill()
     until(lambda: not runs(tool), "the tool to end with its runner")
+
+
+def test_children_of_a_tool_end_with_the_killed_runner(tmp_path: Path) -> None:
+    tool = f"{CHILD_THAT_IGNORES_SIGTERM.replace('echo $!', 'echo $! > child')}; exec sleep 300"
+    script = f"from pipelines import process\nprocess.run(('sh', '-c', {tool!r}), timeout_s=300, cwd='.')"
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen((sys.executable, "-c", script), cwd=tmp_path, env=environ) as runner:
+        child = int(until(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text(), "the child"))
+        assert runs(child)
+        runner.kill()
+    until(lambda: not runs(child), "the child to end with the runner of its tool")
+
+
+def test_no_process_of_ours_stays_when_a_tool_has_ended() -> None:
+    children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
+    before = set(children.read_text().split())
+    process.run(("true",), timeout_s=10)
+    with pytest.raises(_Interrupted):
+        process.run(("sleep", "300"), timeout_s=60, started=_interrupt)
+    until(lambda: set(children.read_text().split()) <= before, "what was started to be gone")
+
+
+def _interrupt(_group: int) -> None:
+    raise _Interrupted
 
 
 def test_group_left_behind_is_ended(tmp_path: Path) -> None:

@@ -1,0 +1,230 @@
+"""A fleet's control plane as an operator runs it: PostgreSQL, Airflow's components, an S3 server, workers on nodes."""
+
+import configparser
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from pipelines import process, servers, storage
+from pipelines.embedded.api import Airflow, Run, Task
+from pipelines.servers import Server
+from pipelines.settings import Settings, load
+from pipelines.tables.query import open_reader
+from tests import servers as test_servers
+from tests.fleet.machines import Machine, Network
+
+ROOT = Path(__file__).parents[2]
+_PASSWORD = "fleet-test"
+_UP_WITHIN_S = 240.0
+T = TypeVar("T")
+
+SHORT = {
+    "edge": {"job_poll_interval": "1", "heartbeat_interval": "2"},
+    "scheduler": {
+        "task_queued_timeout": "25",
+        "task_queued_timeout_check_interval": "2",
+        "task_instance_heartbeat_timeout": "20",
+        "task_instance_heartbeat_timeout_detection_interval": "2",
+    },
+    "workers": {"min_heartbeat_interval": "1"},
+    "dag_processor": {"refresh_interval": "10"},
+}
+"""What a test cannot wait for: every time-out of infra/airflow/fleet.cfg, shorter."""
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """A PostgreSQL in a folder of its own, by a socket only; gives the URL for SQLAlchemy."""
+    binaries = max(Path("/usr/lib/postgresql").iterdir()) / "bin"
+    as_postgres = ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--pdeathsig=KILL")
+    folder = Path(tempfile.mkdtemp(prefix="fleet-pg-", dir="/tmp"))  # pytest's own folders are root's alone
+    shutil.chown(folder, "postgres", "postgres")
+    data = folder / "data"
+    try:
+        made = process.run(
+            (*as_postgres, str(binaries / "initdb"), "-D", str(data), "-A", "trust", "-E", "UTF8"), timeout_s=120
+        )
+        assert made.exit_status == 0, made.stderr
+        argv = (*as_postgres, str(binaries / "postgres"), "-D", str(data), "-k", str(folder), "-h", "", "-F",
+                "-c", "max_connections=200")  # fmt: skip
+        ready = (str(binaries / "pg_isready"), "-q", "-h", str(folder))
+        with test_servers.running(
+            folder, {"postgres": argv}, lambda: process.run(ready, timeout_s=10).exit_status == 0
+        ):
+            yield f"postgresql+psycopg2://postgres@/postgres?host={folder}"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass
+class Fleet:
+    """A running fleet and how a test talks to it."""
+
+    folder: Path
+    network: Network
+    settings: Settings
+    environ: dict[str, str]
+    airflow: Airflow
+    components: dict[str, Server] = field(default_factory=dict)
+    workers: dict[str, Server] = field(default_factory=dict)
+
+    def machine(self, name: str) -> Machine:
+        return next(machine for machine in self.network.machines if machine.name == name)
+
+    def start_component(self, name: str) -> None:
+        argv = (sys.executable, "-m", "fleetmark_airflow.component", name)
+        log = self.folder / f"{name}.log"
+        self.components[name] = servers.start(name, argv, log=log, environ=self.environ, parents_end=signal.SIGTERM)
+
+    def kill_component(self, name: str) -> None:
+        _kill(self.components.pop(name))
+
+    def start_worker(self, node: str) -> None:
+        """As infra's unit does: one job at a time, the node's own queue."""
+        machine = self.machine(node)
+        home = machine.disk / "airflow"
+        home.mkdir(exist_ok=True)
+        (machine.disk / "lock").mkdir(exist_ok=True)
+        ours = {
+            name: value for name, value in self.environ.items() if not name.startswith("AIRFLOW__DATABASE__SQL_ALCHEMY")
+        }
+        environ = {
+            **ours,
+            "AIRFLOW_HOME": "/mnt/airflow",
+            "FLEETMARK_NODE": node,
+            "FLEETMARK_HOME": "/mnt",
+            "FLEETMARK_LEASE_DIR": "/mnt/lock",
+        }
+        argv = (sys.executable, "-m", "fleetmark_airflow.component", "edge", "worker", "--queues", node,
+                "--edge-hostname", node, "--concurrency", "1", "--pid", "/mnt/airflow/worker.pid")  # fmt: skip
+        self.workers[node] = machine.start(f"worker-{node}", argv, environ, self.folder / f"worker-{node}.log")
+
+    def kill_worker(self, node: str) -> None:
+        """With everything that it started, as systemd does with a unit's control group."""
+        _kill(self.workers.pop(node))
+        (self.machine(node).disk / "airflow/worker.pid").unlink(missing_ok=True)
+
+    def trigger(self, dag: str = "fleet_benchmark", **conf: Any) -> Run:
+        return self.airflow.trigger(dag, conf)
+
+    def ended(self, run: Run, timeout_s: float = 240.0) -> Run:
+        return self.wait_for(lambda: now if (now := self.airflow.run(run)).ended else None, timeout_s)
+
+    def task(self, run: Run, name: str, node: str, *states: str, timeout_s: float = 120.0) -> Task:
+        """A node's task of the run, once it is in one of the states."""
+        return self.wait_for(
+            lambda: next(
+                (t for t in self.airflow.tasks(run) if (t.name, t.node) == (name, node) and t.state in states), None
+            ),
+            timeout_s,
+        )
+
+    def answer(self, sql: str) -> tuple[tuple[Any, ...], ...]:
+        with open_reader(storage.open_store(self.settings)) as reader:
+            return reader.query(sql).rows
+
+    @staticmethod
+    def wait_for(look: Callable[[], T | None], timeout_s: float = 120.0) -> T:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if (found := look()) is not None:
+                return found
+            time.sleep(0.3)  # a REST API has nothing to wait on
+        raise TimeoutError(f"not seen within {timeout_s} s")
+
+
+@contextmanager
+def fleet(
+    folder: Path, network: Network, inventory: str, suites: Mapping[str, str], s3: test_servers.S3, database: str
+) -> Iterator[Fleet]:
+    """Airflow's components on this machine and a worker on each of the network's."""
+    (folder / "suites").mkdir()
+    for name, text in suites.items():
+        (folder / f"suites/{name}.toml").write_text(text)
+    (folder / "fleet.toml").write_text(inventory)
+    ours = {
+        "FLEETMARK_HOME": str(folder / "home"),
+        "FLEETMARK_STORE": f"s3://{s3.new_bucket()}/fleet",
+        "FLEETMARK_S3_ENDPOINT": s3.endpoint,
+        "FLEETMARK_INVENTORY": str(folder / "fleet.toml"),
+        "FLEETMARK_SUITES": str(folder / "suites"),
+        "FLEETMARK_NODE_EXECUTOR": "edge",
+        "FLEETMARK_NIGHTLY": "",
+        "FLEETMARK_WEEKLY": "",
+        "FLEETMARK_SCRUB": "",
+        "FLEETMARK_STORE_RETRY_S": "5",
+        **s3.environ,
+    }
+    port = test_servers.free_port(network.address)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "FLEETMARK"))}
+    environ = {**kept, **ours, **_options(folder, f"http://{network.address}:{port}", port, network.address, database)}
+    airflow = Airflow(f"http://{network.address}:{port}", "admin", _PASSWORD, str(folder))
+    made = Fleet(folder, network, load(ours, folder), environ, airflow)
+    with ExitStack() as ending, pytest.MonkeyPatch.context() as patch:
+        for name, value in s3.environ.items():  # for the tables that the test reads
+            patch.setenv(name, value)
+        ending.callback(lambda: servers.stop([*made.workers.values(), *made.components.values()], grace_s=5.0))
+        log = folder / "migrate.log"
+        migrating = servers.start(
+            "migrate", (sys.executable, "-m", "airflow", "db", "migrate"), log=log, environ=environ
+        )
+        assert servers.first_to_end((migrating,), _UP_WITHIN_S), "airflow db migrate did not end"
+        for name in ("api-server", "scheduler", "dag-processor"):
+            made.start_component(name)
+        for machine in network.machines:
+            made.start_worker(machine.name)
+        made.wait_for(lambda: (airflow.is_up() and airflow.has_dag("fleet_benchmark")) or None, _UP_WITHIN_S)
+        yield made
+
+
+def _options(folder: Path, url: str, port: int, host: str, database: str) -> dict[str, str]:
+    """infra/airflow/fleet.cfg, and what it leaves to the environment, as variables."""
+    passwords = folder / "passwords.json"
+    passwords.write_text(f'{{"admin": "{_PASSWORD}"}}')
+    file = configparser.ConfigParser(interpolation=None)
+    file.read(ROOT / "infra/airflow/fleet.cfg")
+    options: dict[str, dict[str, str]] = {section: dict(file[section]) for section in file.sections()}
+    for section, body in (
+        *SHORT.items(),
+        ("core", {
+            "dags_folder": str(ROOT / "dags"),
+            "execution_api_server_url": f"{url}/execution/",
+            "fernet_key": urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+            "simple_auth_manager_users": "admin:admin",
+            "simple_auth_manager_passwords_file": str(passwords),
+        }),
+        ("database", {"sql_alchemy_conn": database}),
+        ("api", {"host": host, "port": str(port), "base_url": url, "workers": "1"}),
+        ("api", {"secret_key": secrets.token_hex(32)}),
+        ("api_auth", {"jwt_secret": secrets.token_hex(32), "jwt_issuer": "fleetmark"}),
+        ("edge", {"api_url": f"{url}/edge_worker/v1/rpcapi"}),
+        ("logging", {"base_log_folder": str(folder / "logs"), "colored_console_log": "False"}),
+    ):  # fmt: skip
+        options.setdefault(section, {}).update(body)
+    return {
+        "AIRFLOW_HOME": str(folder / "airflow"),
+        "PYTHONPATH": str(ROOT / "infra/airflow/config"),
+        "PYTHONUNBUFFERED": "1",
+        **{
+            f"AIRFLOW__{section.upper()}__{name.upper()}": value
+            for section, body in options.items()
+            for name, value in body.items()
+        },
+    }
+
+
+def _kill(server: Server) -> None:
+    os.kill(server.pid, signal.SIGKILL)  # its children end with it, see fleetmark_airflow.component
+    servers.first_to_end((server,), 10.0)

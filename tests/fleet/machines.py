@@ -1,0 +1,110 @@
+"""Machines of a fleet on this one: network namespaces on a bridge, each with its own address, host name and /mnt."""
+
+import itertools
+import os
+import random
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines import process, servers
+from pipelines.servers import Server
+
+_ENTER = 'hostname "$1" && mount --bind "$2" /mnt && shift 2 && exec "$@"'
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A place where commands run as if on a machine of their own. What lies in `disk` is its /mnt."""
+
+    name: str
+    address: str
+    namespace: str
+    disk: Path
+
+    def command(self, *argv: str) -> tuple[str, ...]:
+        """`argv` on this machine; the process that is started becomes it."""
+        inside = ("nsenter", f"--net=/run/netns/{self.namespace}", "sh", "-c", _ENTER, "sh", self.name, str(self.disk))
+        return ("unshare", "--mount", "--uts", *inside, *argv)
+
+    def start(self, name: str, argv: tuple[str, ...], environ: Mapping[str, str], log: Path) -> Server:
+        return servers.start(name, self.command(*argv), log=log, environ=environ)
+
+    def cut_off(self) -> None:
+        """Nothing reaches it any more, and nothing comes from it."""
+        _ip("-n", self.namespace, "link", "set", "eth0", "down")
+
+    def plug_in(self) -> None:
+        _ip("-n", self.namespace, "link", "set", "eth0", "up")
+
+
+@dataclass(frozen=True)
+class Network:
+    """The bridge, whose address is where the machines find the control plane."""
+
+    address: str
+    machines: tuple[Machine, ...]
+
+
+@contextmanager
+def network(names: tuple[str, ...], folder: Path) -> Iterator[Network]:
+    """A bridge of this machine with a network namespace for each name."""
+    bridge, subnet = _free_bridge()
+    host = f"{subnet}.1"
+    made = tuple(
+        Machine(name, f"{subnet}.{number}", f"{bridge}-{number}", folder / name)
+        for number, name in enumerate(names, start=11)
+    )
+    try:
+        _ip("link", "add", bridge, "type", "bridge")
+        _ip("address", "add", f"{host}/24", "dev", bridge)
+        _ip("link", "set", bridge, "up")
+        for machine in made:
+            machine.disk.mkdir(parents=True)
+            _plug(machine, bridge)
+        yield Network(host, made)
+    finally:
+        for machine in made:
+            process.run(("ip", "netns", "delete", machine.namespace), timeout_s=30)
+        process.run(("ip", "link", "delete", bridge), timeout_s=30)
+
+
+def _plug(machine: Machine, bridge: str) -> None:
+    outside = machine.namespace
+    _ip("netns", "add", machine.namespace)
+    _ip("link", "add", outside, "type", "veth", "peer", "name", "eth0", "netns", machine.namespace)
+    _ip("link", "set", outside, "master", bridge, "up")
+    _ip("-n", machine.namespace, "link", "set", "lo", "up")
+    _ip("-n", machine.namespace, "address", "add", f"{machine.address}/24", "dev", "eth0")
+    _ip("-n", machine.namespace, "link", "set", "eth0", "up")
+
+
+def _free_bridge() -> tuple[str, str]:
+    """A name and the first three bytes of a network that nobody else here uses; names of links have 15 letters."""
+    taken = {path.name for path in Path("/sys/class/net").iterdir()}
+    chance = random.Random(os.getpid())
+    for _ in itertools.repeat(None, 1000):
+        second, third = chance.randrange(64, 128), chance.randrange(256)
+        name = f"fm{second}-{third}"
+        if name not in taken:
+            return name, f"10.{second}.{third}"
+    raise AssertionError("no free bridge")
+
+
+def _ip(*argv: str) -> None:
+    done = process.run(("ip", *argv), timeout_s=30)
+    assert done.exit_status == 0, f"ip {' '.join(argv)}: {done.stderr}"
+
+
+def have_namespaces() -> bool:
+    """Whether this is root on a system that lets it make them."""
+    if os.getuid() != 0 or sys.platform != "linux":
+        return False
+    name = f"fm-try-{os.getpid()}"
+    with suppress(OSError):
+        if process.run(("ip", "netns", "add", name), timeout_s=30).exit_status == 0:
+            process.run(("ip", "netns", "delete", name), timeout_s=30)
+            return True
+    return False
