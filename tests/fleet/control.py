@@ -97,6 +97,7 @@ class Fleet:
         home = machine.disk / "airflow"
         home.mkdir(exist_ok=True)
         (machine.disk / "lock").mkdir(exist_ok=True)
+        (machine.disk / "nvme").mkdir(exist_ok=True)
         ours = {
             name: value for name, value in self.environ.items() if not name.startswith("AIRFLOW__DATABASE__SQL_ALCHEMY")
         }
