@@ -22,7 +22,7 @@ down: ## stop it
 	@.venv/bin/fleetmark down
 
 test: ## run every test, with real servers, a browser and a whole Airflow
-	@infra/bootstrap.sh dev fio iperf3 chromium ceph postgres
+	@infra/bootstrap.sh dev fio iperf3 chromium ceph postgres ip
 	@$(PYTHON) -m pytest
 
 test-fast: ## run the tests that need no server

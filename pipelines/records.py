@@ -107,6 +107,7 @@ class Plan(Record):
     suite: Name
     created_at: AwareDatetime
     trigger: str  # "schedule", "manual", "cli"
+    tenant: Name = "default"  # whom it is charged to, see `tenants`
     note: str = ""
     nodes: tuple[Node, ...]
     jobs: tuple[Job, ...]

@@ -5,9 +5,10 @@ from datetime import datetime
 
 from pydantic import Field
 
-from pipelines import inventory, keys, plan, suites
+from pipelines import inventory, keys, plan, suites, tenants
 from pipelines.errors import KeyNotFound, Unknown
-from pipelines.records import Plan, Record, Scalar, Validation
+from pipelines.inventory import Inventory
+from pipelines.records import Name, Node, Plan, Record, Scalar, Validation
 from pipelines.settings import Settings
 from pipelines.storage import Store
 
@@ -21,29 +22,57 @@ class Request(Record):
     overrides: Mapping[str, Scalar] = {}
     repeats: int | None = Field(default=None, ge=1, le=100)
     trigger: str = "cli"
+    tenant: Name = tenants.DEFAULT
     note: str = Field(default="", max_length=500)
 
 
 def make_plan(settings: Settings, request: Request, run_id: str, at: datetime) -> Plan:
-    """The plan, touching nothing: the inventory, the suite and the datasets that it names are read.
+    """The plan, touching nothing: the inventory, the suite, and from the store what these call for are read.
+
+    Where the inventory says that the nightly run goes round the nodes in several nights, a scheduled one that names no
+    nodes takes those whose turn it is, in the order of their turns.
 
     Raises:
+        QuotaExceeded, RunTooLong: the inventory does not let an ad hoc run take so much.
         Unknown, BadReference, CorruptObject: a dataset of the suite, see `catalog.load`. And what else those raise.
     """
     fleet = inventory.load(settings.inventory)
-    nodes = inventory.select(fleet, request.nodes, request.sample, seed=run_id)
+    nodes = _nodes(settings, fleet, request, run_id, at)
     suite = suites.load(settings.suites, request.suite)
-    return plan.make(
+    made = plan.make(
         suite,
         nodes,
         run_id=run_id,
         created_at=at,
         trigger=request.trigger,
+        tenant=request.tenant,
         note=request.note,
         overrides=request.overrides,
         repeats=request.repeats,
         datasets=_versions(settings, suites.datasets(suite)),
     )
+    tenants.check(fleet, made, _spent(settings, fleet, made))
+    return made
+
+
+def _nodes(settings: Settings, fleet: Inventory, request: Request, run_id: str, at: datetime) -> tuple[Node, ...]:
+    is_named = request.nodes or request.sample is not None
+    if request.trigger != tenants.SCHEDULED or is_named or fleet.rounds.within_nights == 1:
+        return inventory.select(fleet, request.nodes, request.sample, seed=run_id)
+    from pipelines import coverage, storage
+
+    history = coverage.read(storage.open_store(settings), request.suite)
+    return coverage.tonight(fleet.nodes, history, at.date(), fleet.rounds.within_nights)
+
+
+def _spent(settings: Settings, fleet: Inventory, made: Plan) -> tenants.Spent:
+    """What the plan's tenant had; where it has no quota, nobody asks the store."""
+    if made.trigger == tenants.SCHEDULED or made.tenant not in fleet.tenants:
+        return tenants.Spent()
+    from pipelines import storage
+
+    found = tenants.spent(storage.open_store(settings), made.created_at, asking=made.run_id)
+    return found.get(made.tenant, tenants.Spent())
 
 
 def _versions(settings: Settings, datasets: Collection[str]) -> Mapping[str, str]:
@@ -115,13 +144,14 @@ def validate(store: Store, batch: str) -> Validation:
 
 
 def land(store: Store, batch: str) -> Mapping[str, int]:
-    """Commit the batch to every table, `runs` last, then what staging its datasets took.
+    """Commit the batch to every table: what it used first, `runs` last, then what staging its datasets took.
 
     Returns the version of each table of runs after it.
     """
-    from pipelines.tables import datasets
+    from pipelines.tables import datasets, usage
     from pipelines.tables import land as lander
 
+    usage.land_batch(store, batch)  # first: at no moment is a run neither planned nor used
     versions = lander.land_batch(store, batch)
     datasets.land_stagings_of(store, keys.run_of(batch))
     return versions

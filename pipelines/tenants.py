@@ -32,7 +32,7 @@ class Spent(Record):
     planned_s: NonNegativeFloat = 0.0  # of those that have not
 
 
-def check(fleet: Inventory, made: Plan, tenant: str, spent: Spent) -> int:
+def check(fleet: Inventory, made: Plan, spent: Spent) -> int:
     """Whether the run may be made, and its priority: Airflow's `priority_weight` with the weight rule `absolute`.
 
     Seconds are those that the plan expects; a job that hangs holds its node for its time limit.
@@ -44,6 +44,7 @@ def check(fleet: Inventory, made: Plan, tenant: str, spent: Spent) -> int:
     """
     if made.trigger == SCHEDULED:
         return NIGHTLY
+    tenant = made.tenant
     if fleet.tenants and tenant not in fleet.tenants and tenant != DEFAULT:
         raise Unknown("tenant", tenant, (*fleet.tenants, DEFAULT))
     held = seconds_by_node(made)
@@ -78,11 +79,6 @@ def priority(created_at: datetime, had: float) -> int:
     return NIGHTLY - 1 - max(0, int((turn - _EPOCH).total_seconds()))
 
 
-def of(made: Plan) -> str:
-    """Who a plan is charged to."""
-    return str(getattr(made, "tenant", DEFAULT))
-
-
 def seconds_by_node(made: Plan) -> Mapping[str, float]:
     """For how long the plan expects to hold each node."""
     held = dict.fromkeys((node.name for node in made.nodes), 0.0)
@@ -111,7 +107,7 @@ def spent(store: Store, at: datetime, asking: str = "") -> Mapping[str, Spent]:
             used[each.tenant] += each.node_seconds
     for made in waiting:
         if made.trigger != SCHEDULED:
-            planned[of(made)] += sum(seconds_by_node(made).values())
+            planned[made.tenant] += sum(seconds_by_node(made).values())
     return {tenant: Spent(used_s=used[tenant], planned_s=planned[tenant]) for tenant in used.keys() | planned.keys()}
 
 

@@ -61,6 +61,7 @@ def request(command: F) -> F:
         help="Override a benchmark parameter, e.g. --set runtime_s=1. Repeat for more.",
     )(command)
     command = click.option("--repeats", type=click.IntRange(1, 100), help="Instead of the suite's own.")(command)
+    command = click.option("--tenant", default="default", show_default=True, help="Whose quota it counts on.")(command)
     return click.option("--note", default="", help="Kept with the run.")(command)
 
 

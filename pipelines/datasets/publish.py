@@ -129,9 +129,9 @@ def pack(settings: Settings, store: Store, publication: Publication, number: int
     place = packer.Place(store, bulk.of(store), work)
     source = open_source(publication.request.source, settings)
 
-    def one(number: int) -> tuple[Packed, bool]:
+    def one(index: int) -> tuple[Packed, bool]:
         """What a group became, and whether that was before."""
-        group = chunk.groups[number]
+        group = chunk.groups[index]
         packed = _packed_before(place, dataset, group)
         if packed is not None:
             return packed, True

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import ValidationError
 
-from pipelines import keys, tenants
+from pipelines import keys
 from pipelines.datasets import names
 from pipelines.datasets.events import Staging
 from pipelines.records import Plan, Record
@@ -75,7 +75,7 @@ def rows_of(made: Plan, ended: pa.Table, staged: Mapping[str, int]) -> pa.Table:
         _add(taken.setdefault(row["node"], _Taken()), row, may_write.get(row["job_id"], 0))
     shared = {
         **{name: ended[name][0].as_py() for name in _OF_RUN},
-        "tenant": tenants.of(made),
+        "tenant": made.tenant,
         "suite": made.suite,
         "trigger": made.trigger,
     }

@@ -5,7 +5,7 @@ from typing import Any
 
 from airflow.sdk import CronTriggerTimetable, Param
 
-from pipelines import inventory, suites
+from pipelines import inventory, suites, tenants
 from pipelines.inventory import Inventory
 from pipelines.settings import Settings
 from pipelines.stages import Request
@@ -44,6 +44,13 @@ def benchmark_params(settings: Settings) -> dict[str, Param]:
             description="Why this run was made; kept with its rows.",
             type=["null", "string"],
             maxLength=500,
+        ),
+        "tenant": Param(
+            tenants.DEFAULT,
+            title="Tenant",
+            description="Whose quota of node-minutes the run counts on. The nightly run counts on nobody's.",
+            type="string",
+            enum=sorted({tenants.DEFAULT, *fleet.tenants}),
         ),
         "repeats": Param(
             None,
@@ -131,7 +138,7 @@ def timetable(cron: str) -> CronTriggerTimetable | None:
 
 def request(params: dict[str, Any], trigger: str) -> Request:
     """The filled-in form as the library's request."""
-    taken = {name: params[name] for name in ("suite", "overrides", "repeats")}
+    taken = {name: params[name] for name in ("suite", "overrides", "repeats", "tenant")}
     return Request(**taken, **nodes_of(params), note=params["note"] or "", trigger=trigger)
 
 

@@ -1,4 +1,4 @@
-"""A pool of one slot for each node, so that its tasks wait for each other and busy never looks like down.
+"""The pools of one slot that `lanes` says, so that tasks of a node wait for each other and busy is never like down.
 
 Airflow calls `on_dag_run_running` in the scheduler before the run's first task is looked at. A task in a pool that is
 not there would wait for ever, so pools are made here, and those of nodes that have left the inventory go.
@@ -25,14 +25,14 @@ OURS = "fleetmark: one task at a time on a node"
 @hookimpl
 def on_dag_run_running(dag_run: "DagRun", msg: str) -> None:  # noqa: ARG001 - the signature is Airflow's
     """Called by Airflow. Whatever goes wrong here, the scheduler goes on."""
-    current = settings.load()
-    if not current.node_executor or "fleetmark" not in {tag.name for tag in dag_run.dag_model.tags}:
-        return
     try:
+        current = settings.load()
+        if not current.node_executor or "fleetmark" not in {tag.name for tag in dag_run.dag_model.tags}:
+            return
         from airflow.utils.session import create_session
 
         with create_session(scoped=False) as session:  # not the scheduler's own, which is not to be committed here
-            reconcile(session, {routing.lane(node) for node in routing.queues(current.inventory)})
+            reconcile(session, {place.pool for place in routing.places(current.inventory).values()})
     except Exception:
         log.exception("the nodes' pools could not be looked after")
 

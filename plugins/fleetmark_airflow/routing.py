@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.policies import hookimpl
 
-from pipelines import inventory, settings
+from pipelines import inventory, lanes, settings
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
@@ -44,28 +44,31 @@ def task_instance_mutation_hook(task_instance: "TaskInstance", dag_run: "DagRun 
         )
 
 
-def lane(node: str) -> str:
-    """The pool of one slot that a node's tasks share."""
-    return f"node-{node}"
+class Place(NamedTuple):
+    """Where the tasks of a node run."""
+
+    queue: str
+    pool: str  # see `lanes`
 
 
-def queues(path: Path) -> Mapping[str, str]:
-    """The queue of each node of the inventory, read again when the file has changed."""
-    return _queues(path, path.stat().st_mtime_ns)
+def places(path: Path) -> Mapping[str, Place]:
+    """The place of each node of the inventory, which is read again when the file has changed."""
+    return _places(path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=1)
-def _queues(path: Path, changed_at: int) -> Mapping[str, str]:  # noqa: ARG001 - the key of what is remembered
-    return {node.name: node.queue for node in inventory.load(path).nodes}
+def _places(path: Path, changed_at: int) -> Mapping[str, Place]:  # noqa: ARG001 - the key of what is remembered
+    fleet = inventory.load(path)
+    pools = lanes.of(fleet)
+    return {node.name: Place(node.queue, pools[node.name]) for node in fleet.nodes}
 
 
 def _route(task_instance: "TaskInstance", dag_run: "DagRun") -> None:
     nodes = _nodes_of(task_instance, dag_run)
     if task_instance.map_index >= len(nodes):
         return  # the plan has become shorter: Airflow is about to remove this one
-    node = nodes[task_instance.map_index]
-    task_instance.queue = queues(settings.load().inventory)[node]
-    task_instance.pool = lane(node)
+    known = places(settings.load().inventory)
+    task_instance.queue, task_instance.pool = known[nodes[task_instance.map_index]]
 
 
 def _nodes_of(task_instance: "TaskInstance", dag_run: "DagRun") -> tuple[str, ...]:

@@ -1,13 +1,14 @@
 """Suites and plans."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipelines import keys, plan, stages, storage, suites
 from pipelines.datasets import publications, publish
 from pipelines.datasets.manifest import Packing
-from pipelines.errors import BadFile, BadParameter, Unknown
+from pipelines.errors import BadFile, BadParameter, QuotaExceeded, Unknown
 from pipelines.records import Job, Plan, Suite, SuiteEntry
 from pipelines.settings import Settings
 from pipelines.storage import Store
@@ -139,6 +140,47 @@ def test_an_unknown_dataset_is_refused_when_the_plan_is_made(settings: Settings,
 def test_a_suite_without_a_dataset_is_planned_without_a_store(settings: Settings) -> None:
     nowhere = settings.model_copy(update={"store": "gopher://nowhere"})
     assert stages.make_plan(nowhere, stages.Request(suite="quick"), make.RUN_ID, make.AT).jobs
+
+
+SHARED = """
+[[nodes]]
+name = "gpu-01"
+queue = "gpu-01"
+scratch = "scratch"
+
+[[nodes]]
+name = "gpu-02"
+queue = "gpu-02"
+scratch = "scratch"
+
+[tenants.ml]
+node_minutes_per_day = 1
+
+[rounds]
+within_nights = 2
+"""
+
+
+@pytest.fixture
+def shared(settings: Settings, tmp_path: Path) -> Settings:
+    (tmp_path / "fleet.toml").write_text(SHARED)
+    return settings.model_copy(update={"inventory": tmp_path / "fleet.toml"})
+
+
+def test_an_ad_hoc_run_beyond_its_tenants_quota_is_refused_when_it_is_planned(shared: Settings) -> None:
+    with pytest.raises(QuotaExceeded, match=r"tenant ml: .* of 1\.0 a day"):
+        stages.make_plan(shared, stages.Request(suite="quick", tenant="ml"), make.RUN_ID, make.AT)
+    assert stages.make_plan(shared, stages.Request(suite="quick"), make.RUN_ID, make.AT).tenant == "default"
+
+
+def test_the_nightly_run_goes_round_the_nodes_and_whoever_names_nodes_gets_them(shared: Settings) -> None:
+    def planned_nodes(**asked: Any) -> list[str]:
+        made = stages.make_plan(shared, stages.Request(suite="quick", **asked), make.RUN_ID, make.AT)
+        return [node.name for node in made.nodes]
+
+    assert planned_nodes(trigger="schedule") == ["gpu-01"], "nobody was covered yet, and half of them is one"
+    assert planned_nodes() == ["gpu-01", "gpu-02"]
+    assert planned_nodes(trigger="schedule", nodes=("gpu-02",)) == ["gpu-02"]
 
 
 def test_a_dataset_that_cannot_be_a_name_is_refused_by_line_and_field(tmp_path: Path) -> None:

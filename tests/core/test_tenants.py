@@ -47,7 +47,7 @@ def spent(used: float = 0.0, planned: float = 0.0) -> Spent:
 
 def test_a_run_that_takes_its_tenant_above_the_quota_is_refused_with_the_numbers() -> None:
     with pytest.raises(QuotaExceeded) as refused:
-        tenants.check(FLEET, run(10, nodes=2), "ml", spent(used=30, planned=15))
+        tenants.check(FLEET, run(10, nodes=2, tenant="ml"), spent(used=30, planned=15))
     assert str(refused.value) == (
         "tenant ml: this run needs 20.0 node-minutes and 15.0 are left: of 60.0 a day 30.0 were used in the last 24 "
         "hours and 15.0 are planned; take fewer nodes, cases or repeats, or wait"
@@ -55,7 +55,7 @@ def test_a_run_that_takes_its_tenant_above_the_quota_is_refused_with_the_numbers
 
 
 def test_a_run_that_uses_the_last_of_the_quota_is_made() -> None:
-    assert tenants.check(FLEET, run(10, nodes=2), "ml", spent(used=30, planned=10)) < NIGHTLY
+    assert tenants.check(FLEET, run(10, nodes=2, tenant="ml"), spent(used=30, planned=10)) < NIGHTLY
 
 
 @given(st.floats(0, 200), st.floats(0, 200), st.floats(0.1, 200))
@@ -64,36 +64,36 @@ def test_a_run_is_made_exactly_when_it_fits_the_quota(used: float, planned: floa
     if abs(total - 60) < 1e-6:
         return
     if total < 60:
-        tenants.check(FLEET, run(minutes), "ml", spent(used, planned))
+        tenants.check(FLEET, run(minutes, tenant="ml"), spent(used, planned))
     else:
         with pytest.raises(QuotaExceeded):
-            tenants.check(FLEET, run(minutes), "ml", spent(used, planned))
+            tenants.check(FLEET, run(minutes, tenant="ml"), spent(used, planned))
 
 
 def test_whoever_has_no_quota_may_take_what_he_likes() -> None:
-    tenants.check(FLEET, run(1e6), tenants.DEFAULT, spent(used=1e6))
-    tenants.check(Inventory(nodes=FLEET.nodes), run(1e6), "anybody", spent(used=1e6))
+    assert tenants.check(FLEET, run(1e6, tenant=tenants.DEFAULT), spent(used=1e6)) < NIGHTLY
+    assert tenants.check(Inventory(nodes=FLEET.nodes), run(1e6, tenant="anybody"), spent(used=1e6)) < NIGHTLY
 
 
 def test_the_default_tenant_has_the_quota_that_is_written_for_it() -> None:
     fleet = FLEET.model_copy(update={"tenants": {tenants.DEFAULT: Tenant(node_minutes_per_day=5)}})
     with pytest.raises(QuotaExceeded, match=r"tenant default: this run needs 10\.0"):
-        tenants.check(fleet, run(10), tenants.DEFAULT, spent())
+        tenants.check(fleet, run(10, tenant=tenants.DEFAULT), spent())
 
 
 def test_a_tenant_that_the_inventory_does_not_list_is_refused_with_those_it_does() -> None:
     with pytest.raises(Unknown, match="unknown tenant 'm1'; known: ml, hpc, default"):
-        tenants.check(FLEET, run(), "m1", spent())
+        tenants.check(FLEET, run(tenant="m1"), spent())
 
 
 def test_the_nightly_run_has_no_quota_and_no_bound() -> None:
-    assert tenants.check(HELD, run(1e6, trigger="schedule"), "ml", spent(used=1e6)) == NIGHTLY
+    assert tenants.check(HELD, run(1e6, trigger="schedule", tenant="ml"), spent(used=1e6)) == NIGHTLY
 
 
 def test_an_ad_hoc_run_that_would_hold_a_node_for_too_long_is_refused() -> None:
-    assert tenants.check(HELD, run(10, nodes=2), "hpc", spent()) < NIGHTLY
+    assert tenants.check(HELD, run(10, nodes=2, tenant="hpc"), spent()) < NIGHTLY
     with pytest.raises(RunTooLong) as refused:
-        tenants.check(HELD, run(10.5), "hpc", spent())
+        tenants.check(HELD, run(10.5, tenant="hpc"), spent())
     assert str(refused.value) == (
         "node gpu-01: this run would hold it for 630 s, an ad hoc run may for 600 s (longest_s of [adhoc] in the "
         "inventory); take fewer cases or repeats"
@@ -135,8 +135,8 @@ def test_a_share_grows_with_what_was_used_and_is_never_more_than_a_day(used: flo
 
 
 def test_the_tenant_with_the_smaller_share_goes_first_though_it_used_more() -> None:
-    ml = tenants.check(FLEET, run(), "ml", spent(used=30))  # half of 60
-    hpc = tenants.check(FLEET, run(), "hpc", spent(used=60))  # a tenth of 600
+    ml = tenants.check(FLEET, run(tenant="ml"), spent(used=30))  # half of 60
+    hpc = tenants.check(FLEET, run(tenant="hpc"), spent(used=60))  # a tenth of 600
     assert ml < hpc
 
 

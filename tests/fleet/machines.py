@@ -3,9 +3,9 @@
 import itertools
 import os
 import random
-import sys
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,11 +100,10 @@ def _ip(*argv: str) -> None:
 
 def have_namespaces() -> bool:
     """Whether this is root on a system that lets it make them."""
-    if os.getuid() != 0 or sys.platform != "linux":
+    if os.getuid() != 0 or shutil.which("ip") is None:
         return False
     name = f"fm-try-{os.getpid()}"
-    with suppress(OSError):
-        if process.run(("ip", "netns", "add", name), timeout_s=30).exit_status == 0:
-            process.run(("ip", "netns", "delete", name), timeout_s=30)
-            return True
-    return False
+    if process.run(("ip", "netns", "add", name), timeout_s=30).exit_status:
+        return False
+    _ip("netns", "delete", name)
+    return True
