@@ -30,6 +30,7 @@ def test_a_run_lands_what_fio_measured_and_upkeep_keeps_it(read_dags: ReadDags, 
     assert answer("SELECT outcome, note, trigger, count(*) FROM runs GROUP BY ALL") == (
         ("ok", "from a test", "manual", 2),
     )
+    assert answer("SELECT tenant, node, attempts, node_seconds > 0 FROM usage") == (("default", "localhost", 2, True),)
     landed = answer("SELECT repeat, value > 0 FROM measurements WHERE metric = 'read_iops' ORDER BY ALL")
     assert landed == ((1, True), (2, True))
     assert [path.name for path in (home / "store/reports").glob("*/index.html")] == ["index.html"]

@@ -7,13 +7,12 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
@@ -24,11 +23,11 @@ from pipelines.settings import Settings, load
 from pipelines.tables.query import open_reader
 from tests import servers as test_servers
 from tests.fleet.machines import Machine, Network
+from tests.following import wait_for
 
 ROOT = Path(__file__).parents[2]
 _PASSWORD = "fleet-test"
 _UP_WITHIN_S = 240.0
-T = TypeVar("T")
 
 SHORT = {
     "edge": {"job_poll_interval": "1", "heartbeat_interval": "2"},
@@ -121,11 +120,11 @@ class Fleet:
         return self.airflow.trigger(dag, conf)
 
     def ended(self, run: Run, timeout_s: float = 240.0) -> Run:
-        return self.wait_for(lambda: now if (now := self.airflow.run(run)).ended else None, timeout_s)
+        return wait_for(lambda: now if (now := self.airflow.run(run)).ended else None, timeout_s)
 
     def task(self, run: Run, name: str, node: str, *states: str, timeout_s: float = 120.0) -> Task:
         """A node's task of the run, once it is in one of the states."""
-        return self.wait_for(
+        return wait_for(
             lambda: next(
                 (t for t in self.airflow.tasks(run) if (t.name, t.node) == (name, node) and t.state in states), None
             ),
@@ -135,15 +134,6 @@ class Fleet:
     def answer(self, sql: str) -> tuple[tuple[Any, ...], ...]:
         with open_reader(storage.open_store(self.settings)) as reader:
             return reader.query(sql).rows
-
-    @staticmethod
-    def wait_for(look: Callable[[], T | None], timeout_s: float = 120.0) -> T:
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            if (found := look()) is not None:
-                return found
-            time.sleep(0.3)  # a REST API has nothing to wait on
-        raise TimeoutError(f"not seen within {timeout_s} s")
 
 
 @contextmanager
@@ -186,7 +176,7 @@ def fleet(
             made.start_component(name)
         for machine in network.machines:
             made.start_worker(machine.name)
-        made.wait_for(lambda: (airflow.is_up() and airflow.has_dag("fleet_benchmark")) or None, _UP_WITHIN_S)
+        wait_for(lambda: (airflow.is_up() and airflow.has_dag("fleet_benchmark")) or None, _UP_WITHIN_S)
         yield made
 
 

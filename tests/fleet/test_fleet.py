@@ -7,14 +7,9 @@ from pipelines.embedded.api import Run
 from pipelines.records import RawOutput
 from tests.fleet.conftest import NODES
 from tests.fleet.control import Fleet
+from tests.following import run_id_of
 
 pytestmark = pytest.mark.integration
-
-
-def run_id_of(run: Run) -> str:
-    from tests.integration.conftest import run_id_of as of
-
-    return of(run)
 
 
 def outcomes(fleet: Fleet, run: Run) -> dict[str, set[tuple[str, int]]]:

@@ -1,24 +1,22 @@
 """One whole Airflow for the session: the embedded one, in a directory of its own, on a free port."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
-from pipelines import keys, storage
+from pipelines import storage
 from pipelines.embedded import instance
 from pipelines.embedded.api import Airflow, Run, Task
 from pipelines.embedded.home import Home
 from pipelines.settings import Settings
 from pipelines.tables.query import open_reader
+from tests.following import wait_for
 
 ROOT = Path(__file__).parents[2]
-T = TypeVar("T")
 FIO = """
 description = "{name}"
 
@@ -72,19 +70,7 @@ class Deployed:
         with open_reader(storage.open_store(self.settings)) as reader:
             return reader.query(sql).rows
 
-    @staticmethod
-    def wait_for(look: Callable[[], T | None], timeout_s: float = 120.0) -> T:
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            if (found := look()) is not None:
-                return found
-            time.sleep(0.3)  # a REST API has nothing to wait on
-        raise TimeoutError(f"not seen within {timeout_s} s")
-
-
-def run_id_of(run: Run) -> str:
-    """Fleetmark's id of a DAG run."""
-    return keys.run_id(run.run_after.astimezone(UTC), run.run_id)
+    wait_for = staticmethod(wait_for)
 
 
 def descendants(pid: int) -> set[int]:

@@ -14,7 +14,8 @@ from pipelines import keys, storage
 from pipelines.embedded import follow
 from pipelines.errors import TriggerRefused
 from pipelines.tables.query import open_reader
-from tests.integration.conftest import Deployed, descendants, run_id_of
+from tests.following import run_id_of
+from tests.integration.conftest import Deployed, descendants
 
 pytestmark = pytest.mark.integration
 DAG = "fleet_benchmark"
