@@ -107,15 +107,17 @@ class Cache:
     def room(self) -> Room:
         """The budget, what is held of it, and the disk's own space but for what was promised and is not yet written."""
         with self.usable():
-            disk, folders = os.statvfs(self.root), self.files()
+            folders = self.files()
             held = sum(
                 cachespace.file_bytes(path) for name in ("shards", "partial", "damaged") for path in self._files(name)
             )
+            promised = sum(map(cachespace.promised_bytes, folders))
+            disk = os.statvfs(self.root)  # last: what is written meanwhile counts twice then, and never not at all
             return Room(
                 path=str(self.root),
                 budget_bytes=self._budget_bytes,
                 held_bytes=held + sum(map(cachespace.taken_bytes, folders)),
-                free_bytes=max(0, disk.f_bavail * disk.f_frsize - sum(map(cachespace.promised_bytes, folders))),
+                free_bytes=max(0, disk.f_bavail * disk.f_frsize - promised),
                 floor_bytes=self._floor_bytes,
             )
 
