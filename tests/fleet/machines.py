@@ -67,6 +67,7 @@ def network(names: tuple[str, ...], folder: Path) -> Iterator[Network]:
         yield Network(host, made)
     finally:
         for machine in made:
+            process.run(("ip", "link", "delete", machine.namespace), timeout_s=30)  # a namespace ends when it likes
             process.run(("ip", "netns", "delete", machine.namespace), timeout_s=30)
         process.run(("ip", "link", "delete", bridge), timeout_s=30)
 

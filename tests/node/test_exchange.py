@@ -4,7 +4,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from pipelines.settings import Settings
 from pipelines.storage import Store
 from pipelines.tournament import Rules
 from tests import make, servers
+from tests.fleet import machines
 from tests.node.waiting import runs, until
 
 SHORT: dict[str, Scalar] = {"duration_s": 1, "omit_s": 0}
@@ -229,32 +229,12 @@ exchange.run_rounds(settings, storage.open_store(settings), made, node, 1, lambd
 
 
 @pytest.fixture
-def networks() -> Iterator[dict[str, str]]:
-    """Three namespaces on a bridge; names and addresses. Needs root."""
-    tag = f"fm{threading.get_native_id() % 100_000}"
-
-    def ip(*words: str, check: bool = True) -> None:
-        subprocess.run(("ip", *words), check=check, capture_output=True)
-
-    names = [f"{tag}-{number}" for number in (1, 2, 3)]
-    try:
-        ip("link", "add", tag, "type", "bridge")
-    except (subprocess.CalledProcessError, FileNotFoundError):
+def networks(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Three namespaces on a bridge; names and addresses."""
+    if not machines.have_namespaces():
         pytest.skip("network namespaces need root and ip(8)")
-    try:
-        ip("link", "set", tag, "up")
-        for number, name in enumerate(names, start=1):
-            ip("netns", "add", name)
-            ip("link", "add", f"{tag}v{number}", "type", "veth", "peer", "name", "eth0", "netns", name)
-            ip("link", "set", f"{tag}v{number}", "master", tag, "up")
-            ip("-n", name, "addr", "add", f"10.213.7.{number}/24", "dev", "eth0")
-            ip("-n", name, "link", "set", "eth0", "up")
-            ip("-n", name, "link", "set", "lo", "up")
-        yield {name: f"10.213.7.{number}" for number, name in enumerate(names, start=1)}
-    finally:
-        for name in names:
-            ip("netns", "del", name, check=False)
-        ip("link", "del", tag, check=False)
+    with machines.network(("one", "two", "three"), tmp_path / "disks") as made:
+        yield {machine.namespace: machine.address for machine in made.machines}
 
 
 @pytest.mark.integration
