@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -298,6 +299,7 @@ def _server_of(parent: int) -> int | None:
     """The child that is iperf3's server."""
     for task in Path(f"/proc/{parent}/task").glob("*/children"):
         for pid in map(int, task.read_text().split()):
-            if b"--server" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                return pid
+            with suppress(OSError):  # another child, which has ended meanwhile
+                if b"--server" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return pid
     return None
