@@ -19,7 +19,7 @@ from datetime import timedelta
 
 from airflow.sdk import dag
 
-from fleetmark_airflow import dataset_forms, dataset_tasks, form, tasks
+from fleetmark_airflow import dataset_forms, dataset_tasks, form, on_node, tasks
 from pipelines import settings
 
 current = settings.load()
@@ -38,7 +38,7 @@ current = settings.load()
 )
 def dataset_scrub() -> None:
     stored = dataset_tasks.scrub_store.expand(dataset=dataset_tasks.datasets_to_scrub())
-    cached = dataset_tasks.scrub_cache.expand(node=dataset_tasks.nodes_to_scrub())
+    cached = on_node.expand(dataset_tasks.scrub_cache, dataset_tasks.nodes_to_scrub(), *dataset_tasks.THOROUGHNESS)
     [stored, cached] >> dataset_tasks.land_scrub()
 
 

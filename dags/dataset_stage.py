@@ -26,7 +26,7 @@ from datetime import timedelta
 
 from airflow.sdk import dag
 
-from fleetmark_airflow import dataset_forms, dataset_tasks, tasks
+from fleetmark_airflow import dataset_forms, dataset_tasks, on_node, tasks
 from pipelines import settings
 
 
@@ -42,7 +42,7 @@ from pipelines import settings
 )
 def dataset_stage() -> None:
     planned = dataset_tasks.plan_staging()
-    [planned, dataset_tasks.stage.expand(node=planned)] >> dataset_tasks.land_staging()
+    [planned, on_node.expand(dataset_tasks.stage, planned)] >> dataset_tasks.land_staging()
 
 
 dataset_stage()

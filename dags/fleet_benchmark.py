@@ -7,10 +7,15 @@ Runs a suite on the selected nodes, keeps what the tools printed, and lands vali
 |---|---|---|
 | `plan` | suite x nodes -> jobs | `plans/<run>.json` |
 | `measure` | runs a node's jobs, one after the other, under the node's lease | `raw/<date>/<run>/<node>/...` |
+| `pair_up` | names the nodes that are measured in pairs; none where the suite has no pairs | |
+| `exchange` | runs the node's tests with other nodes, round by round, as all of them do at the same time | `raw/...` |
+| `isolate` | finds the pairs that did badly, and good partners for their nodes | `plans-again/<run>.json` |
+| `exchange_again` | runs the tests that tell which of the two nodes is bad | `raw/...` |
 | `parse` | raw outputs -> rows | `parsed/<batch>/` |
 | `validate` | judges them: units, honest ranges, completeness | `landing/<batch>/`, `reports/<run>/validation.html` |
 | `land` | one commit per table, `runs` last; emits the asset `fleetmark_results` | `tables/` |
 | `report` | verdicts, and the page of the run | `reports/<run>/` |
+| `late` | lands earlier runs again, of which nodes have sent raw outputs from their spools since | as these do |
 
 **Start one by hand:** *Trigger*, fill in the form. *Dry run* prints the plan in the log of `plan` and stops there.
 A wrong name or type is refused when you press the button; a wrong benchmark parameter fails `plan` with one sentence.
@@ -18,11 +23,12 @@ A wrong name or type is refused when you press the button; a wrong benchmark par
 **Is it safe to run again?** Yes, always. Clear any task, or the whole run: jobs whose raw output is there are not run
 again, and a batch lands once however often its tasks are retried. Runs that meet on a node wait for each other.
 
-**A red `measure`** is a node that could not be measured (its lease, its scratch directory, the store). The rest of the
-run lands, and that node's jobs are in the table `runs` with their outcome and reason. A tool that fails is not red: it
-is a row.
+**A red `measure` or `exchange`** is a node that could not be measured (its lease, its scratch directory, the store).
+The rest of the run lands, and that node's jobs are in the table `runs` with their outcome and reason. A tool that fails
+is not red: it is a row.
 
-**A red `plan`** says in the last line of its log what is wrong with the request, the inventory or the suite.
+**A red `plan`** says in the last line of its log what is wrong with the request, the inventory or the suite. `parse` is
+red as well then, for it finds no plan.
 
 **A red `land` or `validate`**: the raw outputs are safe. Cure what its log names (most likely the store); clear it.
 
@@ -33,7 +39,7 @@ from datetime import timedelta
 
 from airflow.sdk import dag
 
-from fleetmark_airflow import form, tasks
+from fleetmark_airflow import form, on_node, tasks
 from pipelines import settings
 
 current = settings.load()
@@ -50,10 +56,14 @@ current = settings.load()
     tags=["fleetmark"],
 )
 def fleet_benchmark() -> None:
-    planned = tasks.plan()
-    batch = tasks.parse()
-    [planned, tasks.measure.expand(node=planned)] >> batch
-    tasks.land(tasks.validate(batch)) >> tasks.report()
+    planned, batch = tasks.plan(), tasks.parse()
+    measured = on_node.expand(tasks.measure, planned)
+    pairs, suspects = tasks.pair_up(), tasks.isolate()
+    measured >> pairs
+    met = on_node.expand(tasks.exchange, pairs)
+    met >> suspects
+    [planned, measured, met, on_node.expand(tasks.exchange_again, suspects)] >> batch
+    tasks.land(tasks.validate(batch)) >> tasks.report() >> tasks.late()
 
 
 fleet_benchmark()

@@ -5,7 +5,7 @@ import sys
 
 from pipelines import console
 
-COMPARISONS = ("startup", "parsing", "overhead", "stages", "landing", "queries", "publishing", "staging")
+COMPARISONS = ("startup", "parsing", "overhead", "stages", "landing", "queries", "publishing", "staging", "scale")
 
 
 def main(asked: list[str]) -> None:

@@ -74,12 +74,14 @@ class Pair:
     """What makes a benchmark one between two nodes: `Benchmark.command` is the client's, this is about the server.
 
     `unanswered` says of a client's attempt why it met no server that was free; such an attempt is made again. None: it
-    met one. `served` tells from what the server printed whether it had a client: a port scan is none.
+    met one. `served` tells from what the server printed whether it had a client: a port scan is none. `compared` is the
+    metric by which pairs are compared; more of it is better.
     """
 
     serve: Callable[[Any, int], Command]  # a server for one client, on a port; it ends after that client
     unanswered: Callable[[RawOutput], str | None]
     served: Callable[[str], bool]
+    compared: str = "goodput"
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,13 @@ class Benchmark:
             if first["type"] == "extra_forbidden":
                 problem = f"there is no such parameter; known: {', '.join(self.params.model_fields)}"
             raise BadParameter(self.name, name, problem) from e
+
+    @property
+    def compared(self) -> Metric:
+        """The metric by which pairs are compared."""
+        if self.pair is None:
+            raise Unknown("benchmark between two nodes", self.name, ())
+        return self.metric(self.pair.compared)
 
     def params_of(self, job: Job) -> Any:
         return self.checked_params(job.params)

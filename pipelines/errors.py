@@ -488,6 +488,30 @@ class WrongNode(FleetmarkError):
 
 
 @dataclass(eq=False)
+class NodeUnreachable(FleetmarkError):
+    """A node whose work is started over SSH does not let anybody in."""
+
+    retryable: ClassVar[bool] = True
+    node: str
+    address: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"node {self.node} cannot be reached at {self.address} over SSH: {self.problem}"
+
+
+@dataclass(eq=False)
+class NodeJobRefused(FleetmarkError):
+    """A node's work was not done, and would not be the next time."""
+
+    node: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"node {self.node}: {self.problem}"
+
+
+@dataclass(eq=False)
 class SpoolFull(FleetmarkError):
     retryable: ClassVar[bool] = True
     path: str

@@ -1,5 +1,6 @@
 """The inventory of the fleet, and the selection of nodes from it. Pure but for `load`."""
 
+import logging
 import random
 from collections import Counter
 from collections.abc import Mapping
@@ -11,6 +12,9 @@ from pydantic import PositiveFloat, PositiveInt, ValidationInfo, field_validator
 from pipelines import documents
 from pipelines.errors import BadSelection, Unknown
 from pipelines.records import Name, Node, Record
+from pipelines.tournament import Rules
+
+log = logging.getLogger(__name__)
 
 _STORE = "store"  # the place of a scrub of the object store, beside nodes' names
 
@@ -41,6 +45,7 @@ class Inventory(Record):
     tenants: Mapping[Name, Tenant] = {}
     adhoc: AdHoc = AdHoc()
     rounds: Rounds = Rounds()
+    pairs: Rules = Rules()
 
     @field_validator("nodes")
     @classmethod
@@ -84,8 +89,32 @@ def select(
         Unknown: a plain name that is not in the inventory.
         BadSelection: a term that selects nothing, or a sample that is not positive.
     """
+    return _sampled(_named(inventory, terms), sample, seed)
+
+
+def select_working(
+    inventory: Inventory, terms: tuple[str, ...] = (), sample: int | None = None, seed: str = ""
+) -> tuple[Node, ...]:
+    """The same for a run, which takes no node that is drained; the log names those that are left out.
+
+    Raises:
+        Unknown, BadSelection: as above, or every node of the selection is drained.
+    """
+    named = _named(inventory, terms)
+    working = tuple(node for node in named if not node.drained)
+    if drained := [node.name for node in named if node.drained]:
+        log.info("drained, left out: nodes=%s", ",".join(drained))
+    if not working:
+        raise BadSelection(" ".join(terms) or "every node", "the inventory says that each of these nodes is drained")
+    return _sampled(working, sample, seed)
+
+
+def _named(inventory: Inventory, terms: tuple[str, ...]) -> tuple[Node, ...]:
     chosen = set(inventory.names) if not terms else {name for term in terms for name in _matching(inventory, term)}
-    nodes = tuple(node for node in inventory.nodes if node.name in chosen)
+    return tuple(node for node in inventory.nodes if node.name in chosen)
+
+
+def _sampled(nodes: tuple[Node, ...], sample: int | None, seed: str) -> tuple[Node, ...]:
     if sample is None:
         return nodes
     if sample < 1:

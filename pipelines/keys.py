@@ -11,6 +11,9 @@ from pipelines.errors import BadKey
 _RAW = re.compile(r"^raw/[^/]+/([^/]+)/([^/]+)/([^/]+)/(\d{3,9})\.json$")
 _SEGMENT = re.compile(r"^[A-Za-z0-9_=-][A-Za-z0-9._=+-]{0,200}$")
 
+LATE = "late"
+"""The folder of words of raw outputs that came from spools, see `late`."""
+
 
 def checked(key: str) -> str:
     """`key` itself, if every segment is a plain name.
@@ -77,9 +80,39 @@ def raw_parts(key: str) -> tuple[str, str, str, int]:
     return run, node, job, int(attempt)
 
 
-def exchange_key(run: str) -> str:
-    """When the rounds of a run's pairs began."""
-    return checked(f"exchange/{run}.json")
+def exchange_key(run: str, *, again: bool = False) -> str:
+    """When the rounds of a run's pairs began, or those in which some are tested again."""
+    return checked(f"exchange/{run}{'-again' if again else ''}.json")
+
+
+def attendance_key(run: str, node: str, *, again: bool = False) -> str:
+    """That a node has come to the rounds of a run's pairs."""
+    return checked(f"exchange/{run}{'-again' if again else ''}/{node}.json")
+
+
+def retest_key(run: str) -> str:
+    """Which pairs of a run are tested again."""
+    return checked(f"plans-again/{run}.json")
+
+
+def arrivals_prefix(run: str) -> str:
+    return checked(f"arrivals/{run}")
+
+
+def arrival_key(run: str, node: str) -> str:
+    """That a task of the run began on the node."""
+    return checked(f"{arrivals_prefix(run)}/{node}.json")
+
+
+def late_key(raw: str) -> str:
+    """Word of a raw output that came from a spool."""
+    run, node, job, attempt = raw_parts(raw)
+    return checked(f"{LATE}/{run}/{node}/{job}/{attempt:03d}")
+
+
+def late_run(late: str) -> str:
+    """The run that a `late_key` is about."""
+    return late.split("/")[1]
 
 
 def environment_key(environment_id: str) -> str:

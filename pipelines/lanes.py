@@ -17,7 +17,7 @@ from pipelines.records import Node
 _KEY = re.compile(r"[A-Za-z0-9_.]{1,60}")
 _VALUE = re.compile(r"[A-Za-z0-9_.-]{1,120}")
 _NOT_IN_POOLS = re.compile(r"[^A-Za-z0-9_.]+")
-_TAKEN = ("node", "lane")  # what the other two kinds of names begin with
+_TAKEN = ("node", "lane", "pair", "planning")  # what other names of pools begin with
 
 
 @dataclass(eq=False)

@@ -27,7 +27,7 @@ from pipelines.errors import (
     ToolNotStarted,
     Unknown,
 )
-from pipelines.records import Environment, Job, Node, Outcome, Plan, RawOutput, Refusal
+from pipelines.records import Environment, Job, Labels, Node, Outcome, Plan, RawOutput, Refusal
 from pipelines.settings import Settings
 from pipelines.spool import Delivery, Spool
 from pipelines.storage import Store
@@ -36,7 +36,10 @@ _OUTPUT_FILE = "output"
 _KEPT_BYTES = 16 * 2**20  # of the file the tool wrote; 200 times the largest fio document seen
 
 _NOT_STAGED = Refusal(outcome=Outcome.NOT_MEASURED, reason="its dataset was not staged; only a run does that")
-_NO_PEER = Refusal(outcome=Outcome.CONFIG, reason="it is measured between two nodes; only a run with both does that")
+_NO_PEER = Refusal(
+    outcome=Outcome.CONFIG,
+    reason="it is measured between two nodes, and this is one; run a suite that has it on both, through Airflow",
+)
 
 Say = Callable[[str], None]
 
@@ -242,10 +245,12 @@ def _run(machine: Machine, job: Job, lease_wait_s: float) -> RawOutput:
     )
 
 
-def refused(machine: Machine, job: Job, refusal: Refusal, lease_wait_s: float) -> RawOutput:
-    """The raw output of a job whose tool is not started."""
+def refused(
+    machine: Machine, job: Job, refusal: Refusal, lease_wait_s: float, facts: Labels | None = None
+) -> RawOutput:
+    """The raw output of a job whose tool is not started, or met nobody."""
     seen = machine.watch.seen
-    facts = {"busy": seen.reason} if seen.state != "free" else {}
+    facts = {**(facts or {}), **({"busy": seen.reason} if seen.state != "free" else {})}
     return _raw(machine, job, lease_wait_s, refusal=refusal, started_at=datetime.now(UTC), duration_s=0.0, facts=facts)
 
 

@@ -125,31 +125,38 @@ def _paired(
     overrides: Mapping[str, Scalar],
     rules: tournament.Rules,
 ) -> Iterator[Job]:
-    """Each pair entry's tournament, one after the other. In a round every pair does all of the entry's tests.
+    """Each pair entry's tournament, one after the other."""
+    names = [node.name for node in nodes]
+    timetable = Timetable(rules, len(nodes) // 2)
+    for entry in filter(_is_pair, entries):
+        rounds = (tournament.everyone if entry.pairs == "all" else tournament.quick)(names)
+        if rounds:
+            tests = {job.job_id: job for job in jobs_of_entry(run_id, names[0], entry, overrides)}
+            yield from timetable.jobs(run_id, rounds, tuple(tests.values()))
+
+
+class Timetable:
+    """When the rounds of one run are over, and on which ports they meet: one tournament after the other.
 
     A round is over at a time that the plan fixes, so that what is lost with a node that is down does not add up.
     """
-    names = [node.name for node in nodes]
-    steps = tournament.ports(rules, max(1, len(nodes) // 2))
-    number, closes_s = 0, rules.wait_s
-    for entry in filter(_is_pair, entries):
-        for meetings in (tournament.everyone if entry.pairs == "all" else tournament.quick)(names):
-            number += 1
-            tests = {job.job_id: job for job in jobs_of_entry(run_id, names[0], entry, overrides)}.values()
-            closes_s += sum(test.seconds * _ROUND_SLACK + _ROUND_SLACK_S for test in tests)
+
+    def __init__(self, rules: tournament.Rules, most_pairs: int, after_round: int = 0) -> None:
+        self._ports = tournament.ports(rules, most_pairs)
+        self._round = after_round
+        self._closes_s = rules.wait_s
+
+    def jobs(self, run_id: str, rounds: Iterable[tournament.Round], tests: Sequence[Job]) -> Iterator[Job]:
+        """The jobs of these rounds, in each of which every pair does all of the tests."""
+        for meetings in rounds:
+            self._round += 1
+            self._closes_s += sum(test.seconds * _ROUND_SLACK + _ROUND_SLACK_S for test in tests)
             for test in tests:
-                for (client, server), port in zip(meetings, next(steps), strict=False):
+                for (client, server), port in zip(meetings, next(self._ports), strict=False):
                     body = [run_id, client, server, test.benchmark, dict(test.params), test.repeat]
-                    yield test.model_copy(
-                        update={
-                            "job_id": keys.content_id(body),
-                            "node": client,
-                            "peer": server,
-                            "round": number,
-                            "port": port,
-                            "closes_s": closes_s,
-                        }
-                    )
+                    found = {"job_id": keys.content_id(body), "node": client, "peer": server}
+                    when = {"round": self._round, "port": port, "closes_s": self._closes_s}
+                    yield test.model_copy(update={**found, **when})
 
 
 def _version(named: str, datasets: Mapping[str, str]) -> str:

@@ -4,7 +4,16 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeFloat, PositiveInt
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+)
 
 Unit = Literal["B/s", "1/s", "s", "B", "1", "ratio", "W", "J", "Hz", "tok/s", "°C"]
 """Base units. "1" is a count; "ratio" lies between 0 and 1."""
@@ -48,6 +57,7 @@ class Node(Record):
     scratch_cap_bytes: PositiveInt = 64 * 2**30
     free_floor_bytes: Annotated[int, Field(ge=0)] = 2 * 2**30
     features: tuple[Name, ...] = ()
+    drained: bool = False  # no run takes it
     address: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}$")] | None = None  # for its peers
     labels: Labels = {}
 
@@ -98,6 +108,7 @@ class Job(Record):
     round: PositiveInt | None = None  # in which each node stands in one pair at most
     port: Annotated[int, Field(ge=1024, le=65535)] | None = None  # of the server
     closes_s: NonNegativeFloat | None = None  # when its round is over, after the beginning of the run's rounds
+    again: bool = False  # one more test of a node whose pairs did badly, in rounds of their own
 
 
 class Plan(Record):
@@ -108,7 +119,9 @@ class Plan(Record):
     created_at: AwareDatetime
     trigger: str  # "schedule", "manual", "cli"
     tenant: Name = "default"  # whom it is charged to, see `tenants`
+    priority: PositiveInt | None = None  # among those that wait for a node the greatest goes first; None: not asked
     note: str = ""
+    unreachable_after_s: PositiveFloat | None = None  # how long a task waits for its node; None: it does not
     nodes: tuple[Node, ...]
     jobs: tuple[Job, ...]
 
@@ -119,9 +132,22 @@ class Plan(Record):
         """The jobs that the node does by itself."""
         return tuple(job for job in self.jobs if job.node == node and job.peer is None)
 
-    def pair_jobs_of(self, node: str) -> tuple[Job, ...]:
+    def pair_jobs_of(self, node: str, *, again: bool = False) -> tuple[Job, ...]:
         """The jobs in which the node is the client or the server, in the order of their rounds."""
-        return tuple(job for job in self.jobs if job.peer is not None and node in (job.node, job.peer))
+        return tuple(job for job in self.jobs if job.peer and node in (job.node, job.peer) and job.again == again)
+
+    def paired_nodes(self, *, again: bool = False) -> tuple[str, ...]:
+        """The nodes that stand in any round, in the plan's order."""
+        met = {name for job in self.jobs if job.peer and job.again == again for name in (job.node, job.peer)}
+        return tuple(node.name for node in self.nodes if node.name in met)
+
+    def seconds_by_node(self) -> Mapping[str, float]:
+        """For how long each node is expected to be held; a test between two holds both."""
+        held = dict.fromkeys((node.name for node in self.nodes), 0.0)
+        for job in self.jobs:
+            for name in filter(None, (job.node, job.peer)):
+                held[name] = held.get(name, 0.0) + job.seconds
+        return held
 
     def node(self, name: str) -> Node:
         return next(node for node in self.nodes if node.name == name)

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from copy import copy
 from pathlib import Path
 
-from pipelines import keys
+from pipelines import keys, late
 from pipelines.errors import BadKey, SpoolFull, SpoolUnusable, StoreUnreachable
 from pipelines.records import Record
 from pipelines.settings import Settings
@@ -104,6 +104,8 @@ class Spool:
     def send(self, store: Store, say: Say) -> tuple[str, ...]:
         """Write what is there to the store, create-only, and forget what has arrived. Returns the keys of that.
 
+        Of each raw output word is left, for its run may have been parsed without it, see `late`.
+
         Raises:
             StoreUnreachable, StoreRefused: what was not sent is kept.
         """
@@ -115,6 +117,8 @@ class Spool:
                     say(f"{self.path}: {key} is damaged; it is kept there and not sent")
                 continue
             store.create(key, data)
+            if keys.is_raw(key):
+                late.tell(store, key)
             with self._opened() as folder, suppress(FileNotFoundError):
                 os.unlink(_name_of(key), dir_fd=folder)
             sent.append(key)

@@ -5,10 +5,11 @@ from datetime import datetime
 
 from pydantic import Field
 
-from pipelines import inventory, keys, plan, suites, tenants
-from pipelines.errors import KeyNotFound, Unknown
+from pipelines import arrivals, inventory, keys, plan, suites, tenants
+from pipelines.errors import FleetmarkError, KeyNotFound, Unknown
 from pipelines.inventory import Inventory
-from pipelines.records import Name, Node, Plan, Record, Scalar, Validation
+from pipelines.isolation import Retest
+from pipelines.records import Job, Name, Node, Plan, Record, Scalar, Validation
 from pipelines.settings import Settings
 from pipelines.storage import Store
 
@@ -50,19 +51,19 @@ def make_plan(settings: Settings, request: Request, run_id: str, at: datetime) -
         overrides=request.overrides,
         repeats=request.repeats,
         datasets=_versions(settings, suites.datasets(suite)),
+        rules=fleet.pairs,
     )
-    tenants.check(fleet, made, _spent(settings, fleet, made))
-    return made
+    return made.model_copy(update={"priority": tenants.check(fleet, made, _spent(settings, fleet, made))})
 
 
 def _nodes(settings: Settings, fleet: Inventory, request: Request, run_id: str, at: datetime) -> tuple[Node, ...]:
     is_named = request.nodes or request.sample is not None
     if request.trigger != tenants.SCHEDULED or is_named or fleet.rounds.within_nights == 1:
-        return inventory.select(fleet, request.nodes, request.sample, seed=run_id)
+        return inventory.select_working(fleet, request.nodes, request.sample, seed=run_id)
     from pipelines import coverage, storage
 
     history = coverage.read(storage.open_store(settings), request.suite)
-    return coverage.tonight(fleet.nodes, history, at.date(), fleet.rounds.within_nights)
+    return coverage.tonight(inventory.select_working(fleet), history, at.date(), fleet.rounds.within_nights)
 
 
 def _spent(settings: Settings, fleet: Inventory, made: Plan) -> tenants.Spent:
@@ -93,12 +94,26 @@ def publish_plan(store: Store, made: Plan) -> Plan:
 
 
 def load_plan(store: Store, run_id: str) -> Plan:
-    """Raises: Unknown: there is no such run."""
+    """The plan, with the tests that are done again where `isolate` has found some.
+
+    Raises:
+        Unknown: there is no such run.
+    """
     try:
-        return Plan.model_validate_json(store.read(keys.plan_key(run_id)))
+        made = Plan.model_validate_json(store.read(keys.plan_key(run_id)))
+        return made.model_copy(update={"jobs": (*made.jobs, *_retests(store, made))})
     except KeyNotFound as e:
         newest = (key.removeprefix("plans/").removesuffix(".json") for key in store.keys_under("plans")[-10:])
         raise Unknown("run", run_id, tuple(newest)) from e
+
+
+def _retests(store: Store, made: Plan) -> tuple[Job, ...]:
+    if not made.paired_nodes():
+        return ()
+    try:
+        return Retest.model_validate_json(store.read(keys.retest_key(made.run_id))).jobs
+    except KeyNotFound:
+        return ()
 
 
 def measure(
@@ -111,19 +126,49 @@ def measure(
     """
     from pipelines import node as shell
 
-    return shell.run_jobs(settings, store, load_plan(store, run_id), node, attempt, say)
+    made = load_plan(store, run_id)
+    arrivals.record(settings, store, run_id, node, attempt)
+    return shell.run_jobs(settings, store, made, node, attempt, say)
+
+
+def pair_up(store: Store, run_id: str, *, again: bool = False) -> tuple[str, ...]:
+    """The nodes that stand in rounds with others, but for those that the run did not reach."""
+    made = load_plan(store, run_id)
+    reached = arrivals.nodes(store, run_id)
+    return tuple(node for node in made.paired_nodes(again=again) if node in reached)
 
 
 def exchange(
-    settings: Settings, store: Store, run_id: str, node: str, attempt: int, say: Callable[[str], None]
+    settings: Settings,
+    store: Store,
+    run_id: str,
+    node: str,
+    attempt: int,
+    say: Callable[[str], None],
+    *,
+    again: bool = False,
 ) -> tuple[str, ...]:
     """Stand in the node's rounds of benchmarks between two nodes; every node of the run does so at the same time.
 
-    Returns the keys of the raw outputs of those in which it is the client. Raises what `exchange.run_rounds` raises.
+    `again`: in those rounds that `isolate` has added. Returns the keys of the raw outputs of those in which it is the
+    client. Raises what `exchange.run_rounds` raises.
     """
     from pipelines import exchange as shell
 
-    return shell.run_rounds(settings, store, load_plan(store, run_id), node, attempt, say)
+    return shell.run_rounds(settings, store, load_plan(store, run_id), node, attempt, say, again=again)
+
+
+def isolate(settings: Settings, store: Store, run_id: str) -> tuple[str, ...]:
+    """Decide, once, which pairs are tested again so that a bad node is told from its partners. Returns their nodes."""
+    from pipelines import isolation
+    from pipelines.tables import parse as rows
+
+    made = load_plan(store, run_id)
+    if not made.paired_nodes(again=True):
+        results = isolation.results(rows.pair_trials(store, made))
+        found = isolation.retest(made, results, inventory.load(settings.inventory).pairs)
+        store.create(keys.retest_key(run_id), found.model_dump_json().encode())
+    return pair_up(store, run_id, again=True)
 
 
 def parse(store: Store, run_id: str, at: datetime) -> str:
@@ -169,3 +214,30 @@ def report(store: Store, run_id: str) -> str:
     from pipelines.report import page
 
     return page.publish(store, load_plan(store, run_id))
+
+
+def land_late(store: Store, at: datetime, say: Callable[[str], None]) -> tuple[str, ...]:
+    """Parse and land again every run of which a spool sent raw outputs, maybe after it was parsed. Returns the runs.
+
+    Raises: what the other stages raise, for the first of the runs that fail, after the others have landed.
+    """
+    from pipelines import late
+
+    failures, landed = [], []
+    for run_id, words in late.runs(store).items():
+        try:
+            batch = parse(store, run_id, at)
+            validate(store, batch)
+            land(store, batch)
+            judge(store, run_id, at)
+            report(store, run_id)
+        except FleetmarkError as e:
+            say(f"run {run_id}: {len(words)} raw outputs came from a spool and did not land: {e}")
+            failures.append(e)
+        else:
+            late.forget(store, words)
+            say(f"run {run_id}: landed as {batch}, with {len(words)} raw outputs that came from a spool")
+            landed.append(run_id)
+    if failures:
+        raise failures[0]
+    return tuple(landed)

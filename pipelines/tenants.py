@@ -47,7 +47,7 @@ def check(fleet: Inventory, made: Plan, spent: Spent) -> int:
     tenant = made.tenant
     if fleet.tenants and tenant not in fleet.tenants and tenant != DEFAULT:
         raise Unknown("tenant", tenant, (*fleet.tenants, DEFAULT))
-    held = seconds_by_node(made)
+    held = made.seconds_by_node()
     if longest_s := fleet.adhoc.longest_s:
         for node, seconds in held.items():
             if seconds > longest_s:
@@ -79,14 +79,6 @@ def priority(created_at: datetime, had: float) -> int:
     return NIGHTLY - 1 - max(0, int((turn - _EPOCH).total_seconds()))
 
 
-def seconds_by_node(made: Plan) -> Mapping[str, float]:
-    """For how long the plan expects to hold each node."""
-    held = dict.fromkeys((node.name for node in made.nodes), 0.0)
-    for job in made.jobs:
-        held[job.node] = held.get(job.node, 0.0) + job.seconds
-    return held
-
-
 def spent(store: Store, at: datetime, asking: str = "") -> Mapping[str, Spent]:
     """What each tenant had of the fleet in the 24 hours before `at`; one that had nothing may not be there.
 
@@ -107,7 +99,7 @@ def spent(store: Store, at: datetime, asking: str = "") -> Mapping[str, Spent]:
             used[each.tenant] += each.node_seconds
     for made in waiting:
         if made.trigger != SCHEDULED:
-            planned[made.tenant] += sum(seconds_by_node(made).values())
+            planned[made.tenant] += sum(made.seconds_by_node().values())
     return {tenant: Spent(used_s=used[tenant], planned_s=planned[tenant]) for tenant in used.keys() | planned.keys()}
 
 

@@ -4,6 +4,7 @@ In a round a node stands in one pair at most, so that no pair shares a node's li
 """
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from itertools import count
 from statistics import median
@@ -97,9 +98,14 @@ class Verdict(Record):
 
 def failing(outcomes: Sequence[Met], slow: float = 0.5) -> tuple[Met, ...]:
     """The pairs that failed, or whose value is less than `slow` times the median of all."""
+    wanted = least(outcomes, slow)
+    return tuple(each for each in outcomes if each.value is None or each.value < wanted)
+
+
+def least(outcomes: Sequence[Met], slow: float = 0.5) -> float:
+    """The value that a pair needs not to be slow; 0 where none has any."""
     values = [each.value for each in outcomes if each.value is not None]
-    least = slow * median(values) if values else 0.0
-    return tuple(each for each in outcomes if each.value is None or each.value < least)
+    return slow * median(values) if values else 0.0
 
 
 def isolation(
@@ -129,8 +135,8 @@ def verdict(
     """
     good, suspects = _sides(outcomes, known_good, slow)
     every = (*outcomes, *again)
-    failed = failing(every, slow)
-    balance = {node: _balance(node, good, every, failed) for node in suspects}
+    failed = frozenset(failing(every, slow))
+    balance = _balances(frozenset(good), every, failed)
     fine = {*good, *(node for node in suspects if balance[node] < 0)}
     return Verdict(
         bad=tuple(node for node in suspects if balance[node] > 0),
@@ -141,17 +147,22 @@ def verdict(
 
 def _sides(outcomes: Sequence[Met], known_good: Collection[str], slow: float) -> tuple[list[str], list[str]]:
     """The good nodes, those that are known to be first, and the suspects."""
-    failed = failing(outcomes, slow)
-    nodes = {node for each in outcomes for node in each.nodes}
-    passing = {node for node in nodes if _balance(node, nodes, outcomes, failed) < 0}
+    failed = frozenset(failing(outcomes, slow))
+    nodes = frozenset(node for each in outcomes for node in each.nodes)
+    balance = _balances(nodes, outcomes, failed)
+    passing = {node for node in nodes if balance[node] < 0}
     good = [*sorted(known_good), *sorted(passing - set(known_good))]
     return good, sorted({node for each in failed for node in each.nodes} - set(good))
 
 
-def _balance(node: str, partners: Collection[str], every: Sequence[Met], failed: Sequence[Met]) -> int:
-    """How many more of a node's pairs with these partners fail than pass."""
-    own = [each for each in every if node in each.nodes and each.nodes - {node} <= set(partners)]
-    return sum(1 if each in failed else -1 for each in own)
+def _balances(partners: frozenset[str], every: Sequence[Met], failed: frozenset[Met]) -> Counter[str]:
+    """For each node, how many more of its pairs with these partners fail than pass."""
+    balance: Counter[str] = Counter()
+    for each in every:
+        for node, partner in ((each.client, each.server), (each.server, each.client)):
+            if partner in partners:
+                balance[node] += 1 if each in failed else -1
+    return balance
 
 
 def _ordered(met: Met) -> tuple[str, str]:

@@ -52,17 +52,24 @@ def run(as_json: bool, **asked: Any) -> None:
 
 
 @click.command()
-@click.argument("run_id")
+@click.argument("run_id", required=False)
+@click.option("--late", is_flag=True, help="Every run of which a node's spool sent raw outputs since it was parsed.")
 @options.as_json
-def reparse(run_id: str, as_json: bool) -> None:
+def reparse(run_id: str | None, late: bool, as_json: bool) -> None:
     """Parse a run's raw outputs again and land what changed.
 
     Rows that come out the same land nothing; rows that differ (a newer parser) replace the run's earlier rows. Earlier
     rows stay readable with `fleetmark results --as-of`.
     """
-    from pipelines import settings, storage
+    from pipelines import settings, stages, storage
 
-    _land(storage.open_store(settings.load()), run_id, as_json)
+    if late == bool(run_id):
+        raise click.UsageError("give either the run or --late")
+    store = storage.open_store(settings.load())
+    if run_id:
+        return _land(store, run_id, as_json)
+    landed = stages.land_late(store, datetime.now(UTC), console.say)
+    return console.emit({"landed": landed}) if as_json else console.say(f"{len(landed)} runs landed again")
 
 
 @click.command()
@@ -163,7 +170,7 @@ def _show_plan(current: "Settings", made: "Plan", as_json: bool) -> None:
             for job in made.jobs
         ],
     )
-    seconds = max(sum(job.seconds for job in made.jobs_of(node.name)) for node in made.nodes)
+    seconds = max(made.seconds_by_node().values())
     console.say(
         f"run {made.run_id}: {len(made.jobs)} jobs on {len(made.nodes)} nodes, about {seconds:.0f} s on each, "
         f"at most {max(job.written_bytes for job in made.jobs) / 1_000_000:.0f} MB on a node's scratch at a time"

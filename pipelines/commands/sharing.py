@@ -47,18 +47,27 @@ def coverage(suite: str, within: int | None, as_json: bool) -> None:
     store, fleet = _deployment()
     history, tonight = rounds.read(store, suite), datetime.now(UTC).date()
     nights = within or fleet.rounds.within_nights
-    late = {each.node: each.reason for each in rounds.overdue(fleet.nodes, history, tonight, nights)}
-    taken = {node.name for node in rounds.tonight(fleet.nodes, history, tonight, nights)}
+    working = tuple(node for node in fleet.nodes if not node.drained)
+    late = {each.node: each.reason for each in rounds.overdue(working, history, tonight, nights)}
+    taken = {node.name: "yes" for node in rounds.tonight(working, history, tonight, nights)}
+    drained = {node.name: "drained" for node in fleet.nodes if node.drained}
     covered = {node: turn.night.isoformat() for node, turn in history.covered.items()}
     turns = [node.name for node in rounds.order(fleet.nodes, history.covered)]
     if as_json:
         return console.emit(
             [
-                {"node": node, "covered": covered.get(node), "tonight": node in taken, "overdue": late.get(node)}
+                {
+                    "node": node,
+                    "covered": covered.get(node),
+                    "tonight": node in taken,
+                    "drained": node in drained,
+                    "overdue": late.get(node),
+                }
                 for node in turns
             ]
         )
-    rows = [(node, covered.get(node, "never"), "yes" if node in taken else "", late.get(node, "")) for node in turns]
+    said = {**taken, **drained}
+    rows = [(node, covered.get(node, "never"), said.get(node, ""), late.get(node, "")) for node in turns]
     return console.table(("node", "covered", "tonight", "overdue because"), rows)
 
 

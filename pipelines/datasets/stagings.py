@@ -54,7 +54,7 @@ def plan(settings: Settings, store: Store, request: Request, staging_id: str) ->
         Unknown, BadReference, BadSelection: a version, a shard or a node that there is not.
         BadFile: the inventory or the hot policy is malformed.
     """
-    fleet = inventory.select(inventory.load(settings.inventory), request.nodes, request.sample, seed=staging_id)
+    fleet = inventory.select_working(inventory.load(settings.inventory), request.nodes, request.sample, seed=staging_id)
     made = Plan(
         staging_id=staging_id,
         nodes=tuple(node.name for node in fleet),

@@ -95,6 +95,10 @@ class Airflow:
         """The JSON document behind any other path."""
         return self._json(self._call("GET", path))
 
+    def post(self, path: str, body: Any) -> Any:
+        """Have what is behind a path done; the JSON document that is answered."""
+        return self._json(self._call("POST", path, body))
+
     def patch(self, path: str, body: Any) -> Any:
         """Change what is behind a path; the JSON document as it then is."""
         return self._json(self._call("PATCH", path, body))

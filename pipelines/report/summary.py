@@ -26,8 +26,8 @@ class Failure(Record):
     nodes: str
 
 
-class FloorLine(Record):
-    """A verdict of the rule `floor`."""
+class VerdictLine(Record):
+    """A verdict on a case on a node."""
 
     node: str
     benchmark: str
@@ -69,7 +69,8 @@ class Evidence(Record):
 class Summary(Record):
     jobs: int
     jobs_ok: int
-    floors: tuple[FloorLine, ...]  # failed first, then what was not measured
+    floors: tuple[VerdictLine, ...]  # failed first, then what was not measured
+    partners: tuple[VerdictLine, ...]  # on each node that was measured with others, in the same order
     failures: tuple[Failure, ...]
     notes: tuple[str, ...]
     tools: tuple[str, ...]
@@ -84,6 +85,11 @@ class Summary(Record):
     @property
     def floors_failed(self) -> int:
         return sum(floor.verdict == "fail" for floor in self.floors)
+
+    @property
+    def bad_in_pairs(self) -> tuple[str, ...]:
+        """The nodes that did badly with others."""
+        return tuple(dict.fromkeys(line.node for line in self.partners if line.verdict == "fail"))
 
     @property
     def floors_reached(self) -> int:
@@ -103,7 +109,8 @@ def of_run(plan: Plan, landed: Landed) -> Summary:
     return Summary(
         jobs=len(plan.jobs),
         jobs_ok=sum(rows[job.job_id]["outcome"] == Outcome.OK for job in plan.jobs if job.job_id in rows),
-        floors=_floors(landed),
+        floors=_verdicts(landed, "floor"),
+        partners=_verdicts(landed, "partners"),
         failures=failures,
         notes=tuple(_notes(rows.values())),
         tools=tuple(sorted({f"{row['tool']} {row['tool_version']}" for row in rows.values() if row["tool_version"]})),
@@ -123,6 +130,8 @@ def headline(summary: Summary, validation: Validation) -> str:
     parts = []
     if failed:
         parts.append(f"{html.plural(failed, 'floor')} not reached")
+    if bad := len(summary.bad_in_pairs):
+        parts.append(f"{html.plural(bad, 'node')} bad in pairs")
     if lost:
         parts.append(f"{lost:,} of {html.plural(summary.jobs, 'job')} not measured")
     if validation.failed:
@@ -161,11 +170,11 @@ def _named(nodes: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-def _floors(landed: Landed) -> tuple[FloorLine, ...]:
+def _verdicts(landed: Landed, rule: str) -> tuple[VerdictLine, ...]:
     names = ("node", "benchmark", "case", "metric", "verdict", "observed", "expected", "unit", "reason")
-    rows = [row for row in landed.verdicts.to_pylist() if row["rule"] == "floor"]
+    rows = [row for row in landed.verdicts.to_pylist() if row["rule"] == rule]
     lines = [
-        FloorLine(**{name: row[name] for name in names}, source=json.loads(row["evidence"])["source"]) for row in rows
+        VerdictLine(**{name: row[name] for name in names}, source=json.loads(row["evidence"])["source"]) for row in rows
     ]
     order = {"fail": 0, "not_measured": 1, "pass": 2}
     return tuple(sorted(lines, key=lambda line: (order[line.verdict], line.node, line.case)))

@@ -3,15 +3,16 @@
 import hashlib
 import importlib.util
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
 from pydantic import AwareDatetime, PositiveInt, ValidationError
 
 import pipelines
-from pipelines import benchmark, keys
+from pipelines import arrivals, benchmark, keys
 from pipelines.errors import KeyNotFound
+from pipelines.isolation import Trial
 from pipelines.records import Environment, Plan, Record
 from pipelines.storage import Store
 from pipelines.tables import files, rows
@@ -28,6 +29,7 @@ class Inputs(Record):
 
     plan: str  # sha256
     raw: Mapping[str, str]  # key of each raw output -> sha256
+    reached: tuple[str, ...] = ()  # nodes on which a task was heard to begin, sorted
     parsers: Mapping[str, str]  # benchmark -> hash of the code that reads its output
 
 
@@ -52,14 +54,24 @@ def prepare(store: Store, plan: Plan, at: datetime) -> str:
     inputs = Inputs(
         plan=keys.sha256(plan.model_dump_json().encode()),
         raw={attempt.key: attempt.sha256 for attempt in attempts},
+        reached=tuple(sorted(arrivals.nodes(store, plan.run_id))),
         parsers={name: parser_digest(name) for name in sorted({job.benchmark for job in plan.jobs})},
     )
     batch = _batch(store, plan.run_id, inputs, at)
     batch_id = keys.batch_id(plan.run_id, inputs.model_dump(mode="json"), batch.generation)
-    made = rows.rows_of(plan, attempts, _environments(store, attempts), batch_id, batch.made_at)
+    made = rows.rows_of(plan, attempts, _environments(store, attempts), batch_id, batch.made_at, inputs.reached)
     for table in ("environments", "histograms", "measurements", "runs"):
         files.create(store, keys.parsed_key(batch_id, table), getattr(made, table))
     return batch_id
+
+
+def pair_trials(store: Store, plan: Plan) -> Iterator[Trial]:
+    """The attempts at the plan's tests between two nodes, from their raw outputs."""
+    compared = {job.job_id: benchmark.get(job.benchmark).compared.name for job in plan.jobs if job.peer}
+    for attempt in sorted(_attempts(store, plan.run_id, compared), key=lambda each: each.number):
+        parsed = attempt.parsed
+        values = [each.value for each in parsed.measurements if each.metric == compared[attempt.job_id]]
+        yield Trial(attempt.job_id, parsed.outcome, values, attempt.raw.facts if attempt.raw else {})
 
 
 def parser_digest(name: str) -> str:
@@ -77,8 +89,10 @@ def parser_digest(name: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _attempts(store: Store, run: str) -> Iterator[Attempt]:
+def _attempts(store: Store, run: str, of_jobs: Container[str] | None = None) -> Iterator[Attempt]:
     found = [key for key in store.keys_under(keys.raw_prefix(run)) if keys.is_raw(key)]
+    if of_jobs is not None:
+        found = [key for key in found if keys.raw_parts(key)[2] in of_jobs]
     for first in range(0, len(found), _AT_ONCE):
         some = found[first : first + _AT_ONCE]
         for key, data in zip(some, store.read_many(some), strict=True):

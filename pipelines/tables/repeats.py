@@ -29,7 +29,10 @@ class Absence(Record):
 
 
 class Repeats(Record):
-    """Every planned repeat of one metric of one case on one node: believed values, and why the others are absent."""
+    """Every planned repeat of one metric of one case on one node: believed values, and why the others are absent.
+
+    Of a test between two nodes, those of the node as client with one peer, which is one of the labels.
+    """
 
     node: str
     cohort: str
@@ -58,9 +61,10 @@ def of_run(plan: Plan, landed: Landed, metrics: Iterable[str] = ()) -> Iterator[
     values = _values(landed.measurements)
     refused = {key: reason for key, _, reason in _rows(landed.quarantine, "reason")}
     failures = _failures(landed.runs)
+    cohorts = {node.name: node.cohort for node in plan.nodes}
     in_order = sorted(plan.jobs, key=_case_order(plan))
-    cases = groupby(in_order, key=lambda job: (job.node, job.benchmark, job.case, job.dataset))
-    for (node, name, case, _), jobs in cases:
+    cases = groupby(in_order, key=lambda job: (job.node, job.benchmark, job.case, job.dataset, job.peer))
+    for (node, name, case, _, peer), jobs in cases:
         planned = tuple(jobs)
         descriptor = benchmark.get(name)
         required = descriptor.required(descriptor.params_of(planned[0]))
@@ -68,7 +72,7 @@ def of_run(plan: Plan, landed: Landed, metrics: Iterable[str] = ()) -> Iterator[
             if wanted and metric not in wanted:
                 continue
             sets = sorted({labels for job in planned for labels, _ in values.get((job.job_id, metric), ())})
-            for labels in sets or ([()] if metric in required or metric in wanted else []):
+            for labels in sets or ([_of(peer)] if metric in required or metric in wanted else []):
                 measured, absent = [], []
                 for job in planned:
                     found = [each for own, each in values.get((job.job_id, metric), ()) if own == labels]
@@ -79,7 +83,7 @@ def of_run(plan: Plan, landed: Landed, metrics: Iterable[str] = ()) -> Iterator[
                         absent.append(Absence(repeat=job.repeat, reason=why))
                 yield Repeats(
                     node=node,
-                    cohort=plan.node(node).cohort,
+                    cohort=cohorts[node],
                     benchmark=name,
                     case=case,
                     metric=metric,
@@ -90,19 +94,24 @@ def of_run(plan: Plan, landed: Landed, metrics: Iterable[str] = ()) -> Iterator[
 
 
 def _case_order(plan: Plan) -> Any:
-    """Sorts jobs by node, then by the place of their case in the plan, then by repeat."""
+    """Sorts jobs by node, then by the place of their case in the plan, then by peer and repeat."""
     nodes = {node.name: place for place, node in enumerate(plan.nodes)}
     cases: dict[tuple[str, str, str | None], int] = {}
     for job in plan.jobs:
         cases.setdefault((job.benchmark, job.case, job.dataset), len(cases))
 
-    def place(job: Job) -> tuple[int, int, int]:
-        return nodes[job.node], cases[job.benchmark, job.case, job.dataset], job.repeat
+    def place(job: Job) -> tuple[int, int, int, int]:
+        peer = nodes[job.peer] if job.peer else 0
+        return nodes[job.node], cases[job.benchmark, job.case, job.dataset], peer, job.repeat
 
     return place
 
 
 Labelled = tuple[tuple[str, str], ...]
+
+
+def _of(peer: str | None) -> Labelled:
+    return (("peer", peer),) if peer else ()
 
 
 def _rows(table: "pa.Table", *columns: str) -> Iterator[tuple[Any, ...]]:

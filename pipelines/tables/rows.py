@@ -1,7 +1,7 @@
 """A run's rows from its plan and raw outputs: one for every planned job, and with each number its evidence. Pure."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from itertools import chain
@@ -15,7 +15,10 @@ from pipelines.errors import CorruptObject, UnknownOutput
 from pipelines.records import Environment, Histogram, Job, Labels, Measurement, Outcome, Parsed, Plan, RawOutput, Scalar
 from pipelines.tables.schema import ENVIRONMENTS, HISTOGRAMS, LABELS, MEASUREMENTS, RUNS
 
-_NO_EVIDENCE = "there is no raw output: the node was not reached, or its task ended before this job"
+_OF_JOB = ("node", "benchmark", "case", "repeat", "job_id", "dataset", "peer", "round")
+_ENDED_EARLY = "there is no raw output: a task of its node began, and ended before this job"
+_NOT_HEARD_OF = "there is no raw output, nor word that a task of its node began"
+_UNREACHABLE = "node unreachable: no task was heard to begin there within {:g} s"
 
 
 @dataclass(frozen=True)
@@ -86,18 +89,25 @@ def _with_labels(parsed: Parsed, given: Labels) -> Parsed:
 
 
 def rows_of(
-    plan: Plan, attempts: Iterable[Attempt], environments: Sequence[Environment], batch: str, at: datetime
+    plan: Plan,
+    attempts: Iterable[Attempt],
+    environments: Sequence[Environment],
+    batch: str,
+    at: datetime,
+    reached: Collection[str] = (),
 ) -> Rows:
     """Every row of the run, as batch `batch` landed at `at`: one in `runs` per planned job and attempt.
 
-    A job without a raw output is `not_measured` and has no attempt. A readable raw output of a job that the plan does
-    not have keeps its row as well, so that validation can name it.
+    A job without a raw output is `not_measured` and has no attempt; `reached` are the nodes on which a task began. A
+    readable raw output of a job that the plan does not have keeps its row as well, so that validation can name it.
     """
     night = date.fromisoformat(keys.run_date(plan.run_id))
     shared = {"run_id": plan.run_id, "month": f"{night:%Y-%m}", "night": night, "batch_id": batch, "landed_at": at}
-    judged = list(_by_job(plan, attempts))
+    given = list(attempts)
+    judged = list(_by_job(plan, given))
+    heard_of = {*reached, *(keys.raw_parts(attempt.key)[1] for attempt in given)}
     cohorts = {node.name: node.cohort for node in plan.nodes}
-    runs = pa.Table.from_pylist([{**shared, **_run(plan, cohorts, *each)} for each in judged], schema=RUNS)
+    runs = pa.Table.from_pylist([{**shared, **_run(plan, cohorts, heard_of, *each)} for each in judged], schema=RUNS)
     parsed = [attempt.parsed for _, attempt in judged if attempt]
     of = [row for row, (_, attempt) in enumerate(judged) if attempt]
     facts = [
@@ -123,8 +133,21 @@ def _by_job(plan: Plan, attempts: Iterable[Attempt]) -> Iterator[tuple[Job, Atte
     yield from ((attempt.raw.job, attempt) for attempt in unplanned if attempt and attempt.raw)
 
 
-def _run(plan: Plan, cohorts: Mapping[str, str], job: Job, attempt: Attempt | None) -> dict[str, Any]:
-    parsed = attempt.parsed if attempt else Parsed(outcome=Outcome.NOT_MEASURED, reason=_NO_EVIDENCE)
+def _absent(plan: Plan, heard_of: Collection[str], job: Job) -> Parsed:
+    """Why there is no raw output of a job."""
+    if job.node in heard_of:
+        reason = _ENDED_EARLY
+    elif plan.unreachable_after_s is None:
+        reason = _NOT_HEARD_OF
+    else:
+        reason = _UNREACHABLE.format(plan.unreachable_after_s)
+    return Parsed(outcome=Outcome.NOT_MEASURED, reason=reason)
+
+
+def _run(
+    plan: Plan, cohorts: Mapping[str, str], heard_of: Collection[str], job: Job, attempt: Attempt | None
+) -> dict[str, Any]:
+    parsed = attempt.parsed if attempt else _absent(plan, heard_of, job)
     raw = attempt.raw if attempt else None
     of_tool = (
         "environment_id",
@@ -138,7 +161,7 @@ def _run(plan: Plan, cohorts: Mapping[str, str], job: Job, attempt: Attempt | No
     )
     return {
         **{name: getattr(plan, name) for name in ("suite", "trigger", "note")},
-        **{name: getattr(job, name) for name in ("node", "benchmark", "case", "repeat", "job_id", "dataset")},
+        **{name: getattr(job, name) for name in _OF_JOB},
         "cohort": cohorts.get(job.node, "unlabelled"),
         "attempt": attempt.number if attempt else None,
         "outcome": parsed.outcome.value,

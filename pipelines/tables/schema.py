@@ -89,6 +89,8 @@ RUNS = pa.schema(
         *_EVIDENCE,
         *_LANDED,
         *_ADDED,
+        pa.field("peer", pa.string()),  # the server of a test between two nodes; `node` is the client
+        pa.field("round", pa.int32()),  # in which they met
     ]
 )
 """One row per planned job, whatever happened to it. Landed last: a run is complete when its rows are here."""

@@ -3,10 +3,12 @@
 from statistics import median
 from typing import Literal
 
-from pipelines.benchmark import Floor
+from pipelines.benchmark import Floor, Metric
+from pipelines.isolation import Judgement
 from pipelines.records import Labels, Record, Unit
 from pipelines.tables.render import format_value
 from pipelines.tables.repeats import Absence, Repeat, Repeats
+from pipelines.tournament import Met
 
 
 class Evidence(Record):
@@ -18,19 +20,26 @@ class Evidence(Record):
     source: str  # where the expectation comes from
 
 
+class Meetings(Record):
+    """What the rule `partners` looked at: every pair of the case in which the node stood."""
+
+    meetings: tuple[Met, ...]
+    source: str
+
+
 class Verdict(Record):
     node: str
     cohort: str
     benchmark: str
     case: str
     metric: str
-    rule: Literal["floor"]
+    rule: Literal["floor", "partners"]
     verdict: Literal["pass", "fail", "not_measured"]
-    observed: float | None  # median of the repeats; absent when nothing was measured
+    observed: float | None  # median of the repeats, or of the pairs; absent when nothing was measured
     expected: float
     unit: Unit
     reason: str
-    evidence: Evidence
+    evidence: Evidence | Meetings
 
 
 def floor(repeats: Repeats, expected: Floor) -> Verdict:
@@ -61,3 +70,40 @@ def floor(repeats: Repeats, expected: Floor) -> Verdict:
             measured=repeats.measured, absent=repeats.absent, labels=repeats.labels, source=expected.source
         ),
     )
+
+
+def partners(judgement: Judgement, metric: Metric, cohort: str) -> Verdict:
+    """Whether a node carries with good partners what the fleet's pairs carry; with which it does not, it says as well.
+
+    A node of which its pairs do not tell, and one that never met another, neither passes nor fails.
+    """
+    values = [met.value for met in judgement.meetings if met.value is not None]
+    observed = median(values) if values else None
+    verdict, why = _among_partners(judgement)
+    seen = [] if observed is None else [f"median {format_value(observed, metric.unit)}"]
+    if judgement.meetings:
+        seen.append(f"{len(values)} of {len(judgement.meetings)} pairs gave a value")
+    return Verdict(
+        **judgement.model_dump(include={"node", "benchmark", "case"}),
+        cohort=cohort,
+        metric=metric.name,
+        rule="partners",
+        verdict=verdict,
+        observed=observed,
+        expected=judgement.least,
+        unit=metric.unit,
+        reason="; ".join([*seen, why]),
+        evidence=Meetings(meetings=judgement.meetings, source="half of the median of all pairs of the case"),
+    )
+
+
+def _among_partners(judgement: Judgement) -> tuple[Literal["pass", "fail", "not_measured"], str]:
+    if not judgement.meetings:
+        return "not_measured", "it has met no other node"
+    if judgement.verdict == "undecided":
+        return "not_measured", "no good partner tells whose fault it is"
+    if judgement.verdict == "bad":
+        return "fail", "it does badly with partners that are good"
+    if judgement.bad_links:
+        return "fail", f"bad link with {', '.join(judgement.bad_links)}: both do well otherwise"
+    return "pass", "it does well with its partners"

@@ -8,7 +8,8 @@ from airflow.sdk import Asset, get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from fleetmark_airflow.form import nodes_of
-from fleetmark_airflow.tasks import ON_NODE, deployment, require_known_parameters, run
+from fleetmark_airflow.on_node import ON_NODE
+from fleetmark_airflow.tasks import deployment, require_known_parameters, run
 
 if TYPE_CHECKING:
     from pipelines.datasets.events import Scrub
@@ -18,6 +19,13 @@ log = logging.getLogger("fleetmark")
 
 DATASETS = Asset("fleetmark_datasets", "fleetmark://tables/datasets")
 """Updated by every publication; the event's extra holds dataset, version and tag."""
+
+THOROUGHNESS = (
+    "--sample={{ params.sample_percent }}",
+    "--rate={{ ((params.rate_mb_per_s or 0) * 1000000) | int }}",
+    "--{{ '' if params.sha256 else 'no-' }}sha256",
+)
+"""How `fleetmark node scrub-cache` is called, see `on_node`."""
 
 
 @task
@@ -141,7 +149,7 @@ def nodes_to_scrub() -> list[str]:
     settings, _ = deployment()
     chosen = nodes_of(params)
     fleet = inventory.load(settings.inventory)
-    return [node.name for node in inventory.select(fleet, chosen["nodes"], chosen["sample"], seed=run())]
+    return [node.name for node in inventory.select_working(fleet, chosen["nodes"], chosen["sample"], seed=run())]
 
 
 @task(map_index_template="{{ task.op_kwargs['dataset'] }}")

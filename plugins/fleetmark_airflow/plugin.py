@@ -3,8 +3,10 @@
 from airflow.plugins_manager import AirflowPlugin
 
 from fleetmark_airflow import pools
+from fleetmark_airflow.admission import Admission
 
 
 class Fleetmark(AirflowPlugin):
     name = "fleetmark"
     listeners = [pools]  # noqa: RUF012 - Airflow's own way
+    fastapi_root_middlewares = [{"name": "admission", "middleware": Admission}]  # noqa: RUF012

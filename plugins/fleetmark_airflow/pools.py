@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OURS = "fleetmark: one task at a time on a node"
+OURS = "fleetmark: one task at a time"
 
 
 @hookimpl
@@ -32,7 +32,9 @@ def on_dag_run_running(dag_run: "DagRun", msg: str) -> None:  # noqa: ARG001 - t
         from airflow.utils.session import create_session
 
         with create_session(scoped=False) as session:  # not the scheduler's own, which is not to be committed here
-            reconcile(session, {place.pool for place in routing.places(current.inventory).values()})
+            places = routing.places(current.inventory).values()
+            of_nodes = {pool for place in places for pool in (place.pool, place.pair_pool)}
+            reconcile(session, {routing.PLANNING, *of_nodes})
     except Exception:
         log.exception("the nodes' pools could not be looked after")
 
@@ -50,7 +52,7 @@ def reconcile(session: "Session", wanted: Collection[str]) -> None:
         if pool is None:
             session.add(Pool(pool=name, slots=1, description=OURS, include_deferred=True))
         elif (pool.slots, pool.include_deferred) != (1, True):
-            log.warning("pool mended: name=%s slots=%d", name, pool.slots)
+            log.warning("pool mended: name=%s slots=%d; a node is drained in the inventory", name, pool.slots)
             pool.slots, pool.include_deferred = 1, True
     left = [name for name, pool in there.items() if pool.description == OURS and name not in wanted]
     if left:

@@ -3,10 +3,11 @@
 `queue` and `pool` cannot be mapped, so the tasks of nodes say `queue="per-node"` and this cluster policy, which Airflow
 calls for each of them, puts the node's own in their place. Which node is meant is what the task is mapped over: names
 of nodes, as an upstream task returned them. It is called in the scheduler, for scheduled, manual and backfilled runs
-alike, and again for each retry and each clearing.
+alike, and again for each retry and each clearing. It says whose turn it is, too, where several wait for a node.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from airflow.policies import hookimpl
 
 from pipelines import inventory, lanes, settings
+from pipelines.tenants import NIGHTLY
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
@@ -26,15 +28,31 @@ log = logging.getLogger(__name__)
 PER_NODE = "per-node"
 """The queue of tasks whose own is not known yet. No worker listens to it."""
 
+PER_PAIR = "per-pair"
+"""The same, of tasks that need another node's at the same time: they cannot wait for each other in one lane."""
+
+PLANNING = "planning"
+"""The pool in which runs are planned, one at a time."""
+
+PRIORITY = "priority"
+"""The XCom of a run's plan that says how soon its turn is, among tasks that wait for a node. See `tenants`."""
+
 _REMEMBERED = 64  # runs at a time
 
-_planned: dict[tuple[int, str], tuple[datetime, tuple[str, ...]]] = {}
+
+class _Planned(NamedTuple):
+    at: datetime | None = None
+    nodes: tuple[str, ...] = ()
+    priority: int = NIGHTLY
+
+
+_planned: dict[tuple[int, str], _Planned] = {}
 
 
 @hookimpl
 def task_instance_mutation_hook(task_instance: "TaskInstance", dag_run: "DagRun | None") -> None:
     """Called by Airflow. Whatever goes wrong here, the scheduler goes on; the task then waits for a worker in vain."""
-    if task_instance.queue != PER_NODE or task_instance.map_index < 0 or dag_run is None:
+    if task_instance.queue not in {PER_NODE, PER_PAIR} or task_instance.map_index < 0 or dag_run is None:
         return
     try:
         _route(task_instance, dag_run)
@@ -49,6 +67,7 @@ class Place(NamedTuple):
 
     queue: str
     pool: str  # see `lanes`
+    pair_pool: str  # the same where the node has a lane of its own
 
 
 def places(path: Path) -> Mapping[str, Place]:
@@ -60,18 +79,24 @@ def places(path: Path) -> Mapping[str, Place]:
 def _places(path: Path, changed_at: int) -> Mapping[str, Place]:  # noqa: ARG001 - the key of what is remembered
     fleet = inventory.load(path)
     pools = lanes.of(fleet)
-    return {node.name: Place(node.queue, pools[node.name]) for node in fleet.nodes}
+    nodes = Counter(pools.values())
+    return {
+        node.name: Place(node.queue, pool, pool if nodes[pool] == 1 else f"pair-{node.name}")
+        for node, pool in zip(fleet.nodes, pools.values(), strict=True)
+    }
 
 
 def _route(task_instance: "TaskInstance", dag_run: "DagRun") -> None:
-    nodes = _nodes_of(task_instance, dag_run)
-    if task_instance.map_index >= len(nodes):
+    planned = _planned_for(task_instance, dag_run)
+    if task_instance.map_index >= len(planned.nodes):
         return  # the plan has become shorter: Airflow is about to remove this one
-    known = places(settings.load().inventory)
-    task_instance.queue, task_instance.pool = known[nodes[task_instance.map_index]]
+    place = places(settings.load().inventory)[planned.nodes[task_instance.map_index]]
+    task_instance.pool = place.pool if task_instance.queue == PER_NODE else place.pair_pool
+    task_instance.queue = place.queue
+    task_instance.priority_weight = planned.priority
 
 
-def _nodes_of(task_instance: "TaskInstance", dag_run: "DagRun") -> tuple[str, ...]:
+def _planned_for(task_instance: "TaskInstance", dag_run: "DagRun") -> _Planned:
     """What the task is mapped over, read by the scheduler's own session, which is not to be committed here."""
     from airflow.models.xcom import XCOM_RETURN_KEY, XComModel
     from sqlalchemy import select
@@ -81,23 +106,20 @@ def _nodes_of(task_instance: "TaskInstance", dag_run: "DagRun") -> tuple[str, ..
     session = object_session(dag_run)
     if session is None:
         raise RuntimeError("the run belongs to no session")
-    where = (
-        XComModel.dag_run_id == dag_run.id,
-        XComModel.task_id == source,
-        XComModel.map_index == -1,
-        XComModel.key == XCOM_RETURN_KEY,
-    )
+    of_run = XComModel.dag_run_id == dag_run.id
+    of_source = (of_run, XComModel.task_id == source, XComModel.map_index == -1, XComModel.key == XCOM_RETURN_KEY)
     with session.no_autoflush:
-        returned_at = session.scalar(select(XComModel.timestamp).where(*where))
+        returned_at = session.scalar(select(XComModel.timestamp).where(*of_source))
         if returned_at is None:
-            return ()
+            return _Planned()
         key = (dag_run.id, source)
-        if key not in _planned or _planned[key][0] != returned_at:  # a plan that was cleared is another one
+        if key not in _planned or _planned[key].at != returned_at:  # a plan that was cleared is another one
             while len(_planned) >= _REMEMBERED:
                 del _planned[next(iter(_planned))]
-            value: Any = session.scalar(select(XComModel.value).where(*where))
-            _planned[key] = returned_at, tuple(value)
-    return _planned[key][1]
+            nodes: Any = session.scalar(select(XComModel.value).where(*of_source))
+            priority: Any = session.scalar(select(XComModel.value).where(of_run, XComModel.key == PRIORITY))
+            _planned[key] = _Planned(returned_at, tuple(nodes), NIGHTLY if priority is None else priority)
+    return _planned[key]
 
 
 def _mapped_over(task_instance: "TaskInstance") -> str:

@@ -3,13 +3,15 @@
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow.sdk import Asset, get_current_context, task
 
+from fleetmark_airflow.on_node import ON_NODE, ON_PAIR, ONE_AT_A_TIME
 from fleetmark_airflow.retries import OnlyInfrastructure
-from fleetmark_airflow.routing import PER_NODE
+from fleetmark_airflow.routing import PRIORITY
 from pipelines import settings as edge
+from pipelines.tenants import NIGHTLY
 
 if TYPE_CHECKING:
     from pipelines.records import Plan
@@ -28,15 +30,12 @@ DEFAULT_ARGS = {
     "retry_exponential_backoff": 2.0,
     "max_retry_delay": timedelta(minutes=10),
     "retry_policy": OnlyInfrastructure(),
+    "priority_weight": NIGHTLY,  # what is under way is brought to its end; nodes' tasks have their own, see `routing`
+    "weight_rule": "absolute",
 }
 
 
-_executor = edge.load().node_executor
-ON_NODE: dict[str, Any] = {"queue": PER_NODE, "executor": _executor} if _executor else {}
-"""Arguments of a task that is mapped over nodes and runs on each: see `routing`. On one machine there are none."""
-
-
-@task.short_circuit
+@task.short_circuit(**ONE_AT_A_TIME)  # type: ignore[untyped-decorator]
 def plan() -> list[str]:
     """Make and publish the plan. Returns its nodes; none for a dry run, and everything after it is skipped."""
     from fleetmark_airflow import form
@@ -48,11 +47,14 @@ def plan() -> list[str]:
     settings, store = deployment()
     trigger = "schedule" if dag_run.run_type == "scheduled" else "manual"
     made = stages.make_plan(settings, form.request(params, trigger), run(), dag_run.run_after.astimezone(UTC))
+    made = made.model_copy(update={"unreachable_after_s": _unreachable_after_s()})
     _print(made, settings)
     if params["dry_run"]:
         log.info("dry run: nothing was published, nothing will run")
         return []
-    return [node.name for node in stages.publish_plan(store, made).nodes]
+    published = stages.publish_plan(store, made)
+    context["ti"].xcom_push(key=PRIORITY, value=published.priority)
+    return [node.name for node in published.nodes]
 
 
 @task(map_index_template="{{ task.op_kwargs['node'] }}", **ON_NODE)
@@ -66,6 +68,41 @@ def measure(node: str) -> int:
 
 
 @task(trigger_rule="all_done_min_one_success")
+def pair_up() -> list[str]:
+    """Name the nodes that are measured in pairs, as far as the run reached them; none where the suite has no pairs."""
+    from pipelines import stages
+
+    return list(stages.pair_up(_store(), run()))
+
+
+@task(map_index_template="{{ task.op_kwargs['node'] }}", **ON_PAIR)
+def exchange(node: str) -> int:
+    """Stand in the node's rounds with others, as all of them do now. Returns how many raw outputs there are."""
+    return _exchange(node, again=False)
+
+
+@task(trigger_rule="all_done_min_one_success")
+def isolate() -> list[str]:
+    """Find the pairs that did badly. Returns the nodes that are tested again, to tell bad ones from their partners."""
+    from pipelines import stages
+
+    return list(stages.isolate(*deployment(), run()))
+
+
+@task(map_index_template="{{ task.op_kwargs['node'] }}", **ON_PAIR)
+def exchange_again(node: str) -> int:
+    """The same, in the rounds that `isolate` has added."""
+    return _exchange(node, again=True)
+
+
+def _exchange(node: str, *, again: bool) -> int:
+    from pipelines import stages
+
+    attempt = get_current_context()["ti"].try_number
+    return len(stages.exchange(*deployment(), run(), node, attempt, log.info, again=again))
+
+
+@task(trigger_rule="all_done")
 def parse() -> str:
     """Turn raw outputs into rows; a node that failed has rows that say so. Returns the batch's id."""
     from pipelines import stages
@@ -106,6 +143,14 @@ def report() -> str:
     key = stages.report(store, run_id)
     log.info("report: %s", store.url(key))
     return key
+
+
+@task
+def late() -> list[str]:
+    """Land what nodes sent of earlier runs since, from their spools. Returns these runs."""
+    from pipelines import stages
+
+    return list(stages.land_late(_store(), datetime.now(UTC), log.info))
 
 
 @task
@@ -152,6 +197,16 @@ def _store() -> "Store":
     return deployment()[1]
 
 
+def _unreachable_after_s() -> float | None:
+    """How long Airflow lets a node's task wait in its queue."""
+    if "executor" not in ON_NODE:
+        return None
+    from airflow.configuration import conf
+
+    times = 1 + conf.getint("scheduler", "num_stuck_in_queued_retries", fallback=2)
+    return times * conf.getfloat("scheduler", "task_queued_timeout")
+
+
 def _print(made: "Plan", settings: "Settings") -> None:
     from pipelines import plan as planning
 
@@ -161,5 +216,5 @@ def _print(made: "Plan", settings: "Settings") -> None:
             "node=%s benchmark=%s case=%s repeat=%d seconds=%.1f written_bytes=%d command=%s",
             job.node, job.benchmark, job.case, job.repeat, job.seconds, job.written_bytes, " ".join(argv),
         )  # fmt: skip
-    seconds = max(sum(job.seconds for job in made.jobs_of(node.name)) for node in made.nodes)
+    seconds = max(made.seconds_by_node().values())
     log.info("run_id=%s jobs=%d nodes=%d seconds=%.0f", made.run_id, len(made.jobs), len(made.nodes), seconds)

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import benchmark
+from pipelines import benchmark, plan, suites
 from pipelines.benchmark import Peer, Workplace
 from pipelines.errors import BadParameter, UnknownOutput
 from pipelines.records import Outcome, Parsed, RawOutput
 from tests import make
 
-FOLDER = Path(__file__).parents[1] / "samples/iperf3"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "tests/samples/iperf3"
 IPERF3 = benchmark.get("iperf3")
 PAIR = IPERF3.pair
 assert PAIR is not None
@@ -80,13 +81,39 @@ def test_datagrams_that_were_lost_are_no_goodput() -> None:
     assert got["goodput", "forward"] == pytest.approx(whole["goodput", "forward"] / 2)
 
 
-@pytest.mark.parametrize("name", ["refused", "busy"])
+@pytest.mark.parametrize("name", ["refused", "busy", "silent"])
 def test_a_peer_that_is_not_there_or_busy_is_not_measured_although_the_exit_status_is_0(name: str) -> None:
     assert PAIR is not None
     assert PAIR.unanswered(raw(name)) == json.loads(text(name))["error"]
     parsed = IPERF3.parse(raw(name))
     assert parsed.outcome is Outcome.NOT_MEASURED
     assert not parsed.measurements
+
+
+def test_a_client_that_was_ended_before_its_server_answered_is_not_measured() -> None:
+    assert PAIR is not None
+    frozen = raw("frozen", exit_status=1, timed_out=True)
+    reason = "iperf3 was ended before any server had answered"
+    assert PAIR.unanswered(frozen) == reason
+    assert IPERF3.parse(frozen) == Parsed(outcome=Outcome.NOT_MEASURED, reason=reason)
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_a_client_that_was_ended_after_its_server_had_answered_is_truncated(connected: bool) -> None:
+    assert PAIR is not None
+    document = json.loads(text("terminated"))
+    if not connected:
+        document["start"]["connected"] = []
+    ended = raw("terminated", stdout=json.dumps(document), exit_status=1, timed_out=True)
+    assert PAIR.unanswered(ended) is None
+    assert IPERF3.parse(ended) == Parsed(outcome=Outcome.TRUNCATED, reason="iperf3 was ended after 60 s")
+
+
+def test_a_client_that_somebody_else_ended_says_nothing_of_its_peer() -> None:
+    assert PAIR is not None
+    ended = raw("frozen", exit_status=1)
+    assert PAIR.unanswered(ended) is None
+    assert IPERF3.parse(ended).outcome is Outcome.TOOL_FAILED
 
 
 @pytest.mark.parametrize(
@@ -149,6 +176,15 @@ def test_the_rate_of_udp_is_that_of_all_streams_together_in_bits() -> None:
 )
 def test_a_case_names_what_makes_the_load(params: dict[str, Any], case: str) -> None:
     assert IPERF3.case(IPERF3.checked_params(params)) == case
+
+
+def test_the_suite_network_has_every_node_do_each_kind_of_load_in_minutes() -> None:
+    nodes = tuple(make.node(f"gpu-{number:04}") for number in range(1000))
+    suite = suites.load(ROOT / "infra/suites", "network")
+    made = plan.make(suite, nodes, run_id=make.RUN_ID, created_at=make.AT, trigger="cli")
+    assert {job.case for job in made.jobs} == {"tcp", "tcp-j8", "tcp-reverse", "tcp-both", "udp"}
+    assert max(made.seconds_by_node().values()) <= 6 * 60
+    assert max(job.closes_s or 0 for job in made.jobs) <= 15 * 60
 
 
 def test_a_parameter_that_iperf3_could_not_run_with_is_refused() -> None:

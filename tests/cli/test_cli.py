@@ -59,7 +59,7 @@ def test_help_of_every_verb_is_printed(fleetmark: Fleetmark, path: tuple[str, ..
 @by_verb
 def test_every_verb_that_prints_a_result_has_a_form_for_scripts(path: tuple[str, ...]) -> None:
     options = {option for p in VERBS[path].params for option in p.opts}
-    assert "--json" in options or path in {("up",), ("down",), ("export",)}
+    assert "--json" in options or path in {("up",), ("down",), ("export",)} or path[0] == "node"
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_published_plan_says_its_run(fleetmark: Fleetmark, settings: Settings)
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (("plan", "--suite", "nope"), "unknown suite 'nope'; known: quick, storage"),
+        (("plan", "--suite", "nope"), "unknown suite 'nope'; known: network, quick, storage"),
         (("plan", "--nodes", "gpu-99"), "unknown node 'gpu-99'; known: localhost"),
         (("plan", "--nodes", "gpu-*"), "matches none of the 1 nodes"),
         (("plan", "--set", "colour=red"), "'colour': there is no such parameter; known: profile,"),

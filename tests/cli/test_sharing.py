@@ -62,14 +62,29 @@ def test_coverage_shows_whose_turn_it_is_and_who_is_overdue(shared: Settings) ->
     night = datetime(2026, 1, 5, tzinfo=UTC).date()  # long before any clock that runs this
     nights.put(storage.open_store(shared), nights.rows(night))
     assert json.loads(fleetmark(shared, "coverage", "--suite", "quick", "--json")) == [
-        {"node": "gpu-02", "covered": None, "tonight": True, "overdue": "no run has planned it yet"},
-        {"node": "gpu-01", "covered": "2026-01-05", "tonight": True, "overdue": "no run has planned it since"},
+        {"node": "gpu-02", "covered": None, "tonight": True, "drained": False, "overdue": "no run has planned it yet"},
+        {
+            "node": "gpu-01",
+            "covered": "2026-01-05",
+            "tonight": True,
+            "drained": False,
+            "overdue": "no run has planned it since",
+        },
     ]
     assert "2026-01-05" in fleetmark(shared, "coverage", "--suite", "quick")
 
 
 def test_coverage_of_a_fleet_without_runs_takes_a_share_of_it_tonight(shared: Settings) -> None:
     assert json.loads(fleetmark(shared, "coverage", "--json")) == [
-        {"node": "gpu-01", "covered": None, "tonight": True, "overdue": None},
-        {"node": "gpu-02", "covered": None, "tonight": False, "overdue": None},
+        {"node": "gpu-01", "covered": None, "tonight": True, "drained": False, "overdue": None},
+        {"node": "gpu-02", "covered": None, "tonight": False, "drained": False, "overdue": None},
     ]
+
+
+def test_coverage_shows_a_drained_node_as_that_and_gives_its_turn_to_another(shared: Settings) -> None:
+    shared.inventory.write_text(FLEET.replace('"scratch"', '"scratch"\ndrained = true', 1))
+    assert json.loads(fleetmark(shared, "coverage", "--json")) == [
+        {"node": "gpu-01", "covered": None, "tonight": False, "drained": True, "overdue": None},
+        {"node": "gpu-02", "covered": None, "tonight": True, "drained": False, "overdue": None},
+    ]
+    assert "drained" in fleetmark(shared, "coverage")

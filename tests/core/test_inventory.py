@@ -55,6 +55,25 @@ def test_a_sample_has_its_size_and_is_the_same_for_the_same_seed(size: int, seed
     assert nodes == inventory.select(FLEET, sample=size, seed=seed)
 
 
+def drained(*names: str) -> Inventory:
+    nodes = tuple(node.model_copy(update={"drained": node.name in names}) for node in FLEET.nodes)
+    return FLEET.model_copy(update={"nodes": nodes})
+
+
+def test_a_run_takes_no_node_that_is_drained_and_the_log_names_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="pipelines.inventory")
+    fleet = drained("gpu-02", "gpu-11")
+    assert [node.name for node in inventory.select_working(fleet, ("gpu-*",))] == ["gpu-01"]
+    assert len(inventory.select_working(fleet, sample=3)) == 2
+    assert len(inventory.select(fleet)) == 4
+    assert "drained, left out: nodes=gpu-02,gpu-11" in caplog.text
+
+
+def test_a_selection_of_drained_nodes_alone_is_refused() -> None:
+    with pytest.raises(BadSelection, match=r"'gpu-02': the inventory says that each of these nodes is drained"):
+        inventory.select_working(drained("gpu-02"), ("gpu-02",))
+
+
 def test_a_sample_of_nothing_is_refused() -> None:
     with pytest.raises(BadSelection, match="at least 1"):
         inventory.select(FLEET, sample=0)

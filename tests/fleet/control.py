@@ -11,28 +11,32 @@ from base64 import urlsafe_b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from pipelines import process, servers, storage
-from pipelines.embedded.api import Airflow, Run, Task
+from pipelines.embedded.api import Airflow, Run
 from pipelines.servers import Server
 from pipelines.settings import Settings, load
+from pipelines.stages import load_plan
 from pipelines.tables.query import open_reader
 from tests import servers as test_servers
 from tests.fleet.machines import Machine, Network
-from tests.following import wait_for
+from tests.following import run_id_of, wait_for
 
 ROOT = Path(__file__).parents[2]
-_PASSWORD = "fleet-test"
+PASSWORD = "fleet-test"
 _UP_WITHIN_S = 240.0
+COMPONENTS = ("api-server", "scheduler", "dag-processor")
 
 SHORT = {
     "edge": {"job_poll_interval": "1", "heartbeat_interval": "2"},
     "scheduler": {
-        "task_queued_timeout": "25",
+        "task_queued_timeout": "30",
         "task_queued_timeout_check_interval": "2",
         "task_instance_heartbeat_timeout": "20",
         "task_instance_heartbeat_timeout_detection_interval": "2",
@@ -90,7 +94,7 @@ class Fleet:
     def kill_component(self, name: str) -> None:
         _kill(self.components.pop(name))
 
-    def start_worker(self, node: str) -> None:
+    def start_worker(self, node: str, module: str = "fleetmark_airflow.component") -> None:
         """As infra's unit does: one job at a time, the node's own queue."""
         machine = self.machine(node)
         home = machine.disk / "airflow"
@@ -107,29 +111,61 @@ class Fleet:
             "FLEETMARK_HOME": "/mnt",
             "FLEETMARK_LEASE_DIR": "/mnt/lock",
         }
-        argv = (sys.executable, "-m", "fleetmark_airflow.component", "edge", "worker", "--queues", node,
+        argv = (sys.executable, "-m", module, "edge", "worker", "--queues", node,
                 "--edge-hostname", node, "--concurrency", "1", "--pid", "/mnt/airflow/worker.pid")  # fmt: skip
         self.workers[node] = machine.start(f"worker-{node}", argv, environ, self.folder / f"worker-{node}.log")
 
     def kill_worker(self, node: str) -> None:
         """With everything that it started, as systemd does with a unit's control group."""
+        self.machine(node).power_off()
+        servers.first_to_end((self.workers.pop(node),), 10.0)
+
+    def kill_worker_alone(self, node: str) -> None:
         _kill(self.workers.pop(node))
-        (self.machine(node).disk / "airflow/worker.pid").unlink(missing_ok=True)
+
+    def revive_worker(self, node: str, **how: str) -> None:
+        """Start it as systemd does: again and again, while the control plane takes the dead one for alive."""
+        since = datetime.now(UTC)
+
+        def is_back() -> bool | None:
+            if node not in self.workers or not self.workers[node].running:
+                (self.machine(node).disk / "airflow/worker.pid").unlink(missing_ok=True)
+                self.start_worker(node, **how)
+            heard_at = self.heard_from(node)
+            return (heard_at is not None and heard_at > since) or None
+
+        wait_for(is_back)
+
+    def heard_from(self, node: str) -> datetime | None:
+        """When the control plane last heard the node's worker."""
+        workers = self.airflow.get("/edge_worker/ui/worker")["workers"]
+        beats = {each["worker_name"]: each["last_heartbeat"] for each in workers}
+        return datetime.fromisoformat(beats[node]) if node in beats else None
+
+    def instances(self, run: Run, name: str) -> dict[str, dict[str, Any]]:
+        """What Airflow says of a task that is mapped over the run's nodes, for each of them."""
+        path = f"/api/v2/dags/{run.dag}/dagRuns/{run.run_id}/taskInstances?limit=1000"
+        every = self.airflow.get(path)["task_instances"]
+        found = {each["map_index"]: each for each in every if each["task_id"] == name and each["map_index"] >= 0}
+        if not found:
+            return {}  # not planned yet
+        planned = load_plan(storage.open_store(self.settings), run_id_of(run)).nodes
+        return {planned[index].name: each for index, each in found.items()}  # Airflow names those that ended well
+
+    def task(self, run: Run, name: str, node: str, *states: str) -> dict[str, Any]:
+        """The same of one node, once it is in one of the states."""
+
+        def look() -> dict[str, Any] | None:
+            found = self.instances(run, name).get(node)
+            return found if found and found["state"] in states else None
+
+        return wait_for(look)
 
     def trigger(self, dag: str = "fleet_benchmark", **conf: Any) -> Run:
         return self.airflow.trigger(dag, conf)
 
     def ended(self, run: Run, timeout_s: float = 240.0) -> Run:
         return wait_for(lambda: now if (now := self.airflow.run(run)).ended else None, timeout_s)
-
-    def task(self, run: Run, name: str, node: str, *states: str, timeout_s: float = 120.0) -> Task:
-        """A node's task of the run, once it is in one of the states."""
-        return wait_for(
-            lambda: next(
-                (t for t in self.airflow.tasks(run) if (t.name, t.node) == (name, node) and t.state in states), None
-            ),
-            timeout_s,
-        )
 
     def answer(self, sql: str) -> tuple[tuple[Any, ...], ...]:
         with open_reader(storage.open_store(self.settings)) as reader:
@@ -138,9 +174,21 @@ class Fleet:
 
 @contextmanager
 def fleet(
-    folder: Path, network: Network, inventory: str, suites: Mapping[str, str], s3: test_servers.S3, database: str
+    folder: Path,
+    network: Network,
+    inventory: str,
+    suites: Mapping[str, str],
+    s3: test_servers.S3,
+    database: str,
+    *,
+    over: Mapping[str, str] = MappingProxyType({}),
+    components: tuple[str, ...] = COMPONENTS,
+    workers: bool = True,
 ) -> Iterator[Fleet]:
-    """Airflow's components on this machine and a worker on each of the network's."""
+    """Airflow's components on this machine and a worker on each of the network's.
+
+    `over` is what the environment says otherwise than this; without `workers` the test starts its own.
+    """
     (folder / "suites").mkdir()
     for name, text in suites.items():
         (folder / f"suites/{name}.toml").write_text(text)
@@ -152,16 +200,18 @@ def fleet(
         "FLEETMARK_INVENTORY": str(folder / "fleet.toml"),
         "FLEETMARK_SUITES": str(folder / "suites"),
         "FLEETMARK_NODE_EXECUTOR": "edge",
-        "FLEETMARK_NIGHTLY": "",
+        "FLEETMARK_NIGHTLY": "0 0 1 1 *",  # scheduled, as a backfill needs, and never while a test runs
         "FLEETMARK_WEEKLY": "",
         "FLEETMARK_SCRUB": "",
         "FLEETMARK_STORE_RETRY_S": "5",
+        "FLEETMARK_SPOOL_WAIT_S": "10",
         **s3.environ,
     }
     port = test_servers.free_port(network.address)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "FLEETMARK"))}
-    environ = {**kept, **ours, **_options(folder, f"http://{network.address}:{port}", port, network.address, database)}
-    airflow = Airflow(f"http://{network.address}:{port}", "admin", _PASSWORD, str(folder))
+    environ = {**kept, **ours, **options(folder, f"http://{network.address}:{port}", port, network.address, database)}
+    environ.update(over)
+    airflow = Airflow(f"http://{network.address}:{port}", "admin", PASSWORD, str(folder))
     made = Fleet(folder, network, load(ours, folder), environ, airflow)
     with ExitStack() as ending, pytest.MonkeyPatch.context() as patch:
         for name, value in s3.environ.items():  # for the tables that the test reads
@@ -172,23 +222,25 @@ def fleet(
             "migrate", (sys.executable, "-m", "airflow", "db", "migrate"), log=log, environ=environ
         )
         assert servers.first_to_end((migrating,), _UP_WITHIN_S), "airflow db migrate did not end"
-        for name in ("api-server", "scheduler", "dag-processor"):
+        for name in components:
             made.start_component(name)
-        for machine in network.machines:
+        for machine in network.machines if workers else ():
             made.start_worker(machine.name)
         wait_for(lambda: (airflow.is_up() and airflow.has_dag("fleet_benchmark")) or None, _UP_WITHIN_S)
+        wait_for(lambda: all(map(made.heard_from, made.workers)) or None, _UP_WITHIN_S)
         yield made
 
 
-def _options(folder: Path, url: str, port: int, host: str, database: str) -> dict[str, str]:
-    """infra/airflow/fleet.cfg, and what it leaves to the environment, as variables."""
+def options(
+    folder: Path, url: str, port: int, host: str, database: str, other: Mapping[str, Mapping[str, str]] = SHORT
+) -> dict[str, str]:
+    """infra/airflow/fleet.cfg, `other` than that, and what it leaves to the environment, as variables."""
     passwords = folder / "passwords.json"
-    passwords.write_text(f'{{"admin": "{_PASSWORD}"}}')
+    passwords.write_text(f'{{"admin": "{PASSWORD}"}}')
     file = configparser.ConfigParser(interpolation=None)
     file.read(ROOT / "infra/airflow/fleet.cfg")
-    options: dict[str, dict[str, str]] = {section: dict(file[section]) for section in file.sections()}
+    made: dict[str, dict[str, str]] = {section: dict(file[section]) for section in file.sections()}
     for section, body in (
-        *SHORT.items(),
         ("core", {
             "dags_folder": str(ROOT / "dags"),
             "execution_api_server_url": f"{url}/execution/",
@@ -202,15 +254,16 @@ def _options(folder: Path, url: str, port: int, host: str, database: str) -> dic
         ("api_auth", {"jwt_secret": secrets.token_hex(32), "jwt_issuer": "fleetmark"}),
         ("edge", {"api_url": f"{url}/edge_worker/v1/rpcapi"}),
         ("logging", {"base_log_folder": str(folder / "logs"), "colored_console_log": "False"}),
+        *other.items(),
     ):  # fmt: skip
-        options.setdefault(section, {}).update(body)
+        made.setdefault(section, {}).update(body)
     return {
         "AIRFLOW_HOME": str(folder / "airflow"),
         "PYTHONPATH": str(ROOT / "infra/airflow/config"),
         "PYTHONUNBUFFERED": "1",
         **{
             f"AIRFLOW__{section.upper()}__{name.upper()}": value
-            for section, body in options.items()
+            for section, body in made.items()
             for name, value in body.items()
         },
     }

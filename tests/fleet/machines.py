@@ -4,8 +4,9 @@ import itertools
 import os
 import random
 import shutil
+import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,32 +40,68 @@ class Machine:
     def plug_in(self) -> None:
         _ip("-n", self.namespace, "link", "set", "eth0", "up")
 
+    def lose(self, address: str) -> None:
+        """It finds no way to that address any more, and says so at once."""
+        _ip("-n", self.namespace, "route", "add", "unreachable", f"{address}/32")
+
+    def find(self, address: str) -> None:
+        _ip("-n", self.namespace, "route", "delete", "unreachable", f"{address}/32")
+
+    def slow_down(self) -> None:
+        """Its network carries 20 Mbit/s in either direction, and no more."""
+        for link in (("ip", "netns", "exec", self.namespace, "tc", "qdisc", "add", "dev", "eth0"),
+                     ("tc", "qdisc", "add", "dev", self.namespace)):  # fmt: skip
+            _done((*link, "root", "tbf", "rate", "20mbit", "burst", "64kbit", "latency", "50ms"))
+
+    def speed_up(self) -> None:
+        _done(("ip", "netns", "exec", self.namespace, "tc", "qdisc", "delete", "dev", "eth0", "root"))
+        _done(("tc", "qdisc", "delete", "dev", self.namespace, "root"))
+
+    def processes(self, name: str = "") -> tuple[int, ...]:
+        """The ids of the processes that run on it, or of those of that name."""
+        own = Path(f"/run/netns/{self.namespace}").stat().st_ino
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended meanwhile, or is about to
+                if (entry / "ns/net").stat().st_ino == own and name in ("", (entry / "comm").read_text().strip()):
+                    found.append(int(entry.name))
+        return tuple(found)
+
+    def power_off(self) -> None:
+        """Everything that runs on it is killed."""
+        while left := self.processes():
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
 
 @dataclass(frozen=True)
 class Network:
-    """The bridge, whose address is where the machines find the control plane."""
+    """The bridge, whose addresses are where the machines find the control plane, and the object store."""
 
     address: str
     machines: tuple[Machine, ...]
+    store_address: str = ""
 
 
 @contextmanager
 def network(names: tuple[str, ...], folder: Path) -> Iterator[Network]:
     """A bridge of this machine with a network namespace for each name."""
     bridge, subnet = _free_bridge()
-    host = f"{subnet}.1"
+    host, store = f"{subnet}.1", f"{subnet}.2"
     made = tuple(
         Machine(name, f"{subnet}.{number}", f"{bridge}-{number}", folder / name)
         for number, name in enumerate(names, start=11)
     )
     try:
         _ip("link", "add", bridge, "type", "bridge")
-        _ip("address", "add", f"{host}/24", "dev", bridge)
+        for address in (host, store):
+            _ip("address", "add", f"{address}/24", "dev", bridge)
         _ip("link", "set", bridge, "up")
         for machine in made:
             machine.disk.mkdir(parents=True)
             _plug(machine, bridge)
-        yield Network(host, made)
+        yield Network(host, made, store)
     finally:
         for machine in made:
             process.run(("ip", "link", "delete", machine.namespace), timeout_s=30)  # a namespace ends when it likes
@@ -95,8 +132,12 @@ def _free_bridge() -> tuple[str, str]:
 
 
 def _ip(*argv: str) -> None:
-    done = process.run(("ip", *argv), timeout_s=30)
-    assert done.exit_status == 0, f"ip {' '.join(argv)}: {done.stderr}"
+    _done(("ip", *argv))
+
+
+def _done(argv: tuple[str, ...]) -> None:
+    done = process.run(argv, timeout_s=30)
+    assert done.exit_status == 0, f"{' '.join(argv)}: {done.stderr}"
 
 
 def have_namespaces() -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import benchmark, exchange, keys, lease, plan, process
+from pipelines import benchmark, exchange, isolation, keys, lease, plan, process
 from pipelines.errors import Unknown
 from pipelines.node import run_jobs, run_once
 from pipelines.records import Outcome, Parsed, Plan, RawOutput, Scalar, Suite, SuiteEntry
@@ -89,8 +89,72 @@ def test_a_peer_that_never_comes_is_not_measured_when_its_round_is_over(settings
     assert time.monotonic() - start < (job.closes_s or 0)
     assert judged(raw) == Parsed(
         outcome=Outcome.NOT_MEASURED,
-        reason=f"peer {job.peer} did not answer: unable to connect to server: Connection refused",
+        reason=f"peer {job.peer} was not heard to come to the rounds: unable to connect to server: Connection refused",
     )
+    assert isolation.UNANSWERED not in raw.facts
+
+
+def test_a_peer_that_is_busy_makes_its_clients_row_contended_long_before_the_round_is_over(
+    settings: Settings, store: Store
+) -> None:
+    made = planned(2, wait_s=3600.0)
+    (job,) = made.jobs
+    busy = settings.model_copy(update={"busy": f"lock-file {settings.home}"})
+    assert stand(busy, store, made, job.peer or "") == (
+        [],
+        [
+            f"busy with other work: lock file {settings.home} is there",
+            f"round 1: iperf3 tcp repeat 1 for {job.node}: not served: "
+            f"busy with other work: lock file {settings.home} is there",
+        ],
+    )
+    (raw,), _ = stand(settings, store, made, job.node)
+    assert judged(raw) == Parsed(
+        outcome=Outcome.CONTENDED,
+        reason=f"peer {job.peer}: busy with other work: lock file {settings.home} is there",
+    )
+    assert isolation.UNANSWERED not in raw.facts
+
+
+def test_a_peer_that_begins_to_refuse_after_its_client_began_to_wait_is_heard(settings: Settings, store: Store) -> None:
+    made = planned(2, wait_s=3600.0)
+    (job,) = made.jobs
+    busy = settings.model_copy(update={"busy": f"lock-file {settings.home}"})
+    with ThreadPoolExecutor(1) as pool:
+        client = pool.submit(stand, settings, store, made, job.node)
+        until(lambda: store.exists(keys.exchange_key(made.run_id)) or None, "the rounds' beginning")
+        stand(busy, store, made, job.peer or "")
+        (raw,), _ = client.result()
+    assert judged(raw).outcome is Outcome.CONTENDED
+
+
+def test_a_peer_without_the_tool_is_named_with_what_it_lacks(
+    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = planned(2, wait_s=3600.0)
+    (job,) = made.jobs
+    with monkeypatch.context() as without:
+        without.setenv("PATH", "/nowhere")
+        stand(settings, store, made, job.peer or "")
+    (raw,), _ = stand(settings, store, made, job.node)
+    parsed = judged(raw)
+    assert parsed.outcome is Outcome.NOT_MEASURED
+    assert parsed.reason.startswith(f"peer {job.peer}: iperf3 is not installed")
+    assert isolation.UNANSWERED not in raw.facts
+
+
+def test_a_peer_that_came_and_does_not_answer_is_told_from_one_that_never_came(
+    settings: Settings, store: Store
+) -> None:
+    made = planned(2, wait_s=1.0)
+    (job,) = made.jobs
+    begun(store, made, (job.closes_s or 0) - 3.0)
+    attendance = exchange.Attendance(node=job.peer or "")
+    store.create(keys.attendance_key(made.run_id, job.peer or ""), attendance.model_dump_json().encode())
+    (raw,), _ = stand(settings, store, made, job.node)
+    problem = "unable to connect to server: Connection refused"
+    assert judged(raw) == Parsed(outcome=Outcome.NOT_MEASURED, reason=f"peer {job.peer} did not answer: {problem}")
+    assert raw.facts[isolation.UNANSWERED] == problem
 
 
 def test_a_server_whose_client_never_comes_ends_with_its_round_and_leaves_nothing_running(
@@ -156,7 +220,7 @@ def test_a_client_that_comes_after_its_round_does_not_wait(settings: Settings, s
     (raw,), _ = stand(settings, store, made, job.node, attempt=2)
     assert judged(raw) == Parsed(
         outcome=Outcome.NOT_MEASURED,
-        reason=f"peer {job.peer} did not answer: its round was over before this node could begin",
+        reason=f"its round with {job.peer} was over before this node could begin",
     )
 
 
@@ -201,7 +265,8 @@ def test_a_benchmark_between_two_nodes_cannot_be_run_by_one(settings: Settings) 
     made = planned(2)
     raw = run_once(settings, made.nodes[0], made.jobs[0], say=lambda _: None)
     assert judged(raw) == Parsed(
-        outcome=Outcome.CONFIG, reason="it is measured between two nodes; only a run with both does that"
+        outcome=Outcome.CONFIG,
+        reason="it is measured between two nodes, and this is one; run a suite that has it on both, through Airflow",
     )
 
 
@@ -255,6 +320,25 @@ def test_nodes_in_networks_of_their_own_meet_on_the_same_port(
     raws = [RawOutput.model_validate_json(store.read(key)) for key in store.keys_under(keys.raw_prefix(made.run_id))]
     assert {judged(raw).outcome for raw in raws} == {Outcome.OK}
     assert len(raws) == 3
+
+
+@pytest.mark.integration
+def test_a_peer_at_an_address_that_stays_silent_is_not_measured_although_the_last_try_is_cut_short(
+    networks: dict[str, str], settings: Settings, store: Store, tmp_path: Path
+) -> None:
+    made = planned(2, wait_s=1.0, addresses=networks)
+    (job,) = made.jobs
+    begun(store, made, 0.0)
+    (tmp_path / "plan.json").write_text(made.model_dump_json())
+    (tmp_path / job.node).mkdir()
+    nobody = ("lladdr", "02:00:00:00:00:01", "dev", "eth0", "nud", "permanent")
+    process.run(("ip", "-n", job.node, "neighbour", "replace", networks[job.peer or ""], *nobody), timeout_s=30)
+    argv = (sys.executable, "-c", _STAND, tmp_path / "plan.json", job.node, tmp_path / job.node, settings.store_url)
+    subprocess.run(("ip", "netns", "exec", job.node, *argv), check=True, timeout=120)
+    (key,) = store.keys_under(keys.raw_prefix(made.run_id))
+    parsed = judged(RawOutput.model_validate_json(store.read(key)))
+    assert parsed.outcome is Outcome.NOT_MEASURED
+    assert parsed.reason.startswith(f"peer {job.peer} was not heard to come to the rounds: ")
 
 
 @pytest.mark.integration

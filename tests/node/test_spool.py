@@ -190,6 +190,8 @@ def test_a_sender_killed_at_any_moment_loses_nothing(tmp_path: Path, settings: S
         arrived = store.keys_under("raw")
         assert sorted({*arrived, *here.waiting()}) == KEYS
         assert {store.read(key) for key in arrived} <= {BODY}
+        forgotten = set(arrived) - set(here.waiting())
+        assert {keys.late_key(key) for key in forgotten} <= set(store.keys_under(keys.LATE))
         split += 0 < len(arrived) < len(KEYS)
         here.send(store, _quiet)
         assert (store.keys_under("raw"), here.waiting()) == (KEYS, [])

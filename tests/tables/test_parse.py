@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipelines
-from pipelines import keys, stages, storage
+from pipelines import arrivals, keys, stages, storage
+from pipelines.errors import WrongNode
 from pipelines.records import Outcome, Refusal
 from pipelines.settings import Settings
 from pipelines.storage import Store
@@ -65,6 +66,56 @@ def test_a_job_without_raw_output_is_not_measured_and_says_so(store: Store) -> N
     row = prepared(store)["runs"][1]
     assert (row["job_id"], row["outcome"], row["attempt"]) == ("job-2", "not_measured", None)
     assert row["reason"].startswith("there is no raw output")
+
+
+def reasons(store: Store, run_id: str = make.RUN_ID) -> list[str]:
+    return [row["reason"] for row in prepared(store, run_id)["runs"]]
+
+
+@pytest.mark.parametrize(
+    ("waits_s", "reason"),
+    [
+        (900.0, "node unreachable: no task was heard to begin there within 900 s"),
+        (None, "there is no raw output, nor word that a task of its node began"),
+    ],
+)
+def test_a_node_that_nothing_was_heard_of_is_unreachable_where_its_task_waited_for_it(
+    store: Store, waits_s: float | None, reason: str
+) -> None:
+    there, gone = landings.raws(samples=["rand_read", "seq_write"])
+    job = gone.job.model_copy(update={"node": "gpu-02"})
+    stages.publish_plan(store, make.plan(there.job, job, unreachable_after_s=waits_s))
+    landings.put(store, there)
+    assert reasons(store) == ["", reason]
+
+
+@pytest.mark.parametrize("heard_by", ["its arrival", "another raw output", "a damaged raw output"])
+def test_a_node_whose_task_began_is_not_called_unreachable(settings: Settings, store: Store, heard_by: str) -> None:
+    there, missing = landings.raws(samples=["rand_read", "seq_write"])
+    stages.publish_plan(store, make.plan(there.job, missing.job, unreachable_after_s=900.0))
+    if heard_by == "its arrival":
+        arrivals.record(settings, store, make.RUN_ID, "gpu-01", 1)
+    elif heard_by == "another raw output":
+        landings.put(store, there)
+    else:
+        store.create(keys.raw_key(make.RUN_ID, "gpu-01", there.job.job_id, 1), b"cut")
+    assert reasons(store)[1] == "there is no raw output: a task of its node began, and ended before this job"
+
+
+def test_an_arrival_that_was_heard_of_since_makes_the_runs_next_batch(settings: Settings, store: Store) -> None:
+    plan = stages.publish_plan(store, make.plan(unreachable_after_s=900.0))
+    first = parse.prepare(store, plan, make.AT)
+    assert parse.prepare(store, plan, make.AT) == first
+    arrivals.record(settings, store, make.RUN_ID, "gpu-01", 2)
+    second = parse.prepare(store, plan, make.AT)
+    assert [keys.generation_of(batch) for batch in (first, second)] == [1, 2]
+    assert parse.prepare(store, plan, make.AT) == second
+
+
+def test_a_machine_leaves_no_word_of_another_nodes_arrival(settings: Settings, store: Store) -> None:
+    with pytest.raises(WrongNode):
+        arrivals.record(settings.model_copy(update={"node": "gpu-02"}), store, make.RUN_ID, "gpu-01", 1)
+    assert arrivals.nodes(store, make.RUN_ID) == frozenset()
 
 
 def test_output_that_its_parser_does_not_know_is_a_failed_tool_with_the_parsers_sentence(store: Store) -> None:

@@ -1,0 +1,123 @@
+"""A fleet without workers: each node's part of a run over SSH, followed by the triggerer. PostgreSQL, Ceph, fio."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from pipelines import keys, storage
+from pipelines.embedded.api import Run
+from pipelines.records import RawOutput
+from tests.fleet import ground, ssh_fleet
+from tests.fleet.conftest import SUITES
+from tests.fleet.control import Fleet
+from tests.fleet.ssh_fleet import Sshd
+from tests.fleet.test_fleet import outcomes
+from tests.following import run_id_of, wait_for
+
+pytestmark = pytest.mark.integration
+
+NODES = ("node-a", "node-b", "node-c")
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """Three nodes; one of them does not answer."""
+    with (
+        ground.prepared(tmp_path_factory, NODES, "sshd", "ssh-keygen") as prepared,
+        ssh_fleet.fleet(prepared, SUITES) as made,
+    ):
+        made.start("node-a")
+        made.start("node-b")
+        yield made
+
+
+def raws(sshd: Sshd, run: Run) -> list[RawOutput]:
+    store = storage.open_store(sshd.fleet.settings)
+    found = store.keys_under(keys.raw_prefix(run_id_of(run)))
+    return [RawOutput.model_validate_json(store.read(key)) for key in found]
+
+
+def limit_tasks(fleet: Fleet, options: dict[str, str]) -> None:
+    """Start the scheduler, and so the tasks to come, with other options."""
+    fleet.kill_component("scheduler")
+    fleet.environ.update(options)
+    fleet.start_component("scheduler")
+
+
+def benchmark_of(sshd: Sshd, node: str) -> tuple[int, ...]:
+    """The processes of fio on the node, once there are any."""
+    return wait_for(lambda: sshd.fleet.machine(node).processes("fio") or None)
+
+
+def test_nodes_measure_themselves_over_ssh_and_one_that_is_down_delays_nobody(sshd: Sshd) -> None:
+    fleet = sshd.fleet
+    run = fleet.ended(fleet.trigger(suite="tiny"), timeout_s=480)
+    assert run.state == "success"
+    assert outcomes(fleet, run) == {"node-a": {("ok", 2)}, "node-b": {("ok", 2)}, "node-c": {("not_measured", 2)}}
+    assert {(raw.job.node, raw.hostname) for raw in raws(sshd, run)} == {("node-a", "node-a"), ("node-b", "node-b")}
+    instances = fleet.instances(run, "measure")
+    assert {name: each["state"] for name, each in instances.items()} == {
+        "node-a": "success",
+        "node-b": "success",
+        "node-c": "failed",
+    }, "the UI shows each by its name"
+    assert {name: each["pool"] for name, each in instances.items()} == {name: f"node-{name}" for name in NODES}
+    assert [sshd.jobs(name) for name in NODES] == [[], [], []]
+
+
+def test_clearing_a_task_ends_its_job_with_its_tool_and_the_next_attempt_does_it_all(sshd: Sshd) -> None:
+    fleet = sshd.fleet
+    run = fleet.trigger(suite="seconds", nodes=["node-a"])
+    first = benchmark_of(sshd, "node-a")
+    fleet.task(run, "measure", "node-a", "deferred")
+    fleet.airflow.post(
+        "/api/v2/dags/fleet_benchmark/clearTaskInstances",
+        {"dry_run": False, "dag_run_id": run.run_id, "task_ids": [["measure", 0]], "only_failed": False},
+    )
+    wait_for(lambda: not set(first) & set(fleet.machine("node-a").processes("fio")) or None, timeout_s=10)
+    assert fleet.ended(run).state == "success"
+    assert outcomes(fleet, run) == {"node-a": {("ok", 2)}}
+    assert {raw.attempt for raw in raws(sshd, run)} == {2}
+    assert sshd.jobs("node-a") == []
+
+
+def test_a_node_that_was_restarted_in_mid_run_is_measured_by_the_next_attempt(sshd: Sshd) -> None:
+    fleet = sshd.fleet
+    run = fleet.trigger(suite="seconds", nodes=["node-b"])
+    benchmark_of(sshd, "node-b")
+    fleet.task(run, "measure", "node-b", "deferred")
+    fleet.machine("node-b").power_off()
+    sshd.start("node-b")
+    assert fleet.ended(run).state == "success"
+    assert outcomes(fleet, run) == {"node-b": {("ok", 2)}}
+    assert {raw.attempt for raw in raws(sshd, run)} == {2}
+
+
+def test_a_job_that_takes_too_long_is_ended_with_its_tool(sshd: Sshd) -> None:
+    fleet = sshd.fleet
+    limit_tasks(fleet, {"AIRFLOW__CORE__DEFAULT_TASK_EXECUTION_TIMEOUT": "15"})
+    run = fleet.trigger(suite="tiny", nodes=["node-a"], overrides={"runtime_s": 60})
+    first = benchmark_of(sshd, "node-a")
+    fleet.task(run, "measure", "node-a", "up_for_retry")
+    assert not set(first) & set(fleet.machine("node-a").processes("fio"))
+    assert sshd.jobs("node-a") == []
+    fleet.airflow.fail(run)
+    limit_tasks(fleet, {"AIRFLOW__CORE__DEFAULT_TASK_EXECUTION_TIMEOUT": ""})
+
+
+def test_what_another_attempt_does_not_cure_is_not_tried_again_a_strange_host_key_a_wrong_setting(sshd: Sshd) -> None:
+    fleet = sshd.fleet
+    ssh_fleet.write_settings(fleet.machine("node-a"), fleet.environ, FLEETMARK_TYPO="1")
+    a, b = (fleet.machine(name) for name in ("node-a", "node-b"))
+    text = sshd.known_hosts.read_text()
+    key_of = {line.split()[0]: line for line in text.splitlines()}
+    sshd.known_hosts.write_text(f"{key_of[a.address]}\n{b.address} {key_of[a.address].partition(' ')[2]}\n")
+    try:
+        run = fleet.ended(fleet.trigger(suite="tiny", nodes=["node-a", "node-b"]))
+        assert outcomes(fleet, run) == {"node-a": {("not_measured", 2)}, "node-b": {("not_measured", 2)}}
+        instances = fleet.instances(run, "measure")
+        assert {(each["state"], each["try_number"]) for each in instances.values()} == {("failed", 1)}
+        assert raws(sshd, run) == []
+    finally:
+        sshd.known_hosts.write_text(text)
+        ssh_fleet.write_settings(fleet.machine("node-a"), fleet.environ)
