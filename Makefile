@@ -3,8 +3,9 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 COMPILE := .venv/bin/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header $(UPGRADE)
+FLEET := fio iperf3 ceph postgres redis sshd ip
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-fast check bench lock clean
+.PHONY: help demo up down test test-fast fleet-test check bench lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -22,12 +23,16 @@ down: ## stop it
 	@.venv/bin/fleetmark down
 
 test: ## run every test, with real servers, a browser and a whole Airflow
-	@infra/bootstrap.sh dev fio iperf3 chromium ceph postgres ip
+	@infra/bootstrap.sh dev chromium $(FLEET)
 	@$(PYTHON) -m pytest
 
 test-fast: ## run the tests that need no server
 	@infra/bootstrap.sh dev fio iperf3
 	@$(PYTHON) -m pytest -m "not integration" -n auto
+
+fleet-test: ## run the tests of a fleet: four nodes in network namespaces, and everything that may befall them
+	@infra/bootstrap.sh dev $(FLEET)
+	@$(PYTHON) -m pytest -v tests/fleet
 
 check: ## check format, lint, types and who may import what
 	@infra/bootstrap.sh dev

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv from a lock and sees to the programs that are named. Instant when there is nothing to do.
 #
-#   infra/bootstrap.sh control|fleet|worker|dev [fio] [iperf3] [chromium] [ceph] [postgres] [redis] [ip]
+#   infra/bootstrap.sh control|fleet|worker|dev [fio] [iperf3] [chromium] [ceph] [postgres] [redis] [sshd] [ip]
 #
 # `control` runs the demo; `fleet` is a fleet's control plane and `worker` a node of it; `dev` has the tests' packages, too,
 # and serves as each of them. Programs come from apt when this is root, else one line says what to install.
@@ -95,6 +95,7 @@ for program in "$@"; do
     postgres) has /usr/lib/postgresql/*/bin/postgres || apt_install PostgreSQL postgresql ;;
     ip) has ip || apt_install iproute2 iproute2 ;;
     redis) has redis-server || apt_install Redis redis-server ;;
+    sshd) has /usr/sbin/sshd ssh-keygen || apt_install OpenSSH openssh-server openssh-client ;;
     *) fail "there is no recipe for $program" ;;
     esac
 done

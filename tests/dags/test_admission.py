@@ -44,10 +44,10 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def test_no_more_requests_of_nodes_are_worked_on_than_there_are_places_and_all_are_answered() -> None:
+def test_no_more_requests_of_workers_are_worked_on_than_there_are_places_and_all_are_answered() -> None:
     async def crowd() -> tuple[int, int]:
         server = Server()
-        app = Admission(server, places=3)
+        app = Admission(server, places=6)
         asked = [asyncio.create_task(ask(app, PATH, b"body")) for _ in range(10)]
         await settle()
         at_once = len(server.bodies)
@@ -62,7 +62,7 @@ def test_a_request_of_which_only_a_part_has_come_keeps_no_place() -> None:
     async def crowd() -> list[bytes]:
         server = Server()
         server.go_on.set()
-        app = Admission(server, places=1)
+        app = Admission(server, places=2)
         cut_off = asyncio.create_task(ask(app, PATH, b"half of", whole=False))
         await settle()
         await ask(app, PATH, b"a body ", b"in parts")
@@ -72,20 +72,21 @@ def test_a_request_of_which_only_a_part_has_come_keeps_no_place() -> None:
     assert asyncio.run(crowd()) == [b"a body in parts"]
 
 
-def test_a_users_request_goes_past_the_nodes_requests() -> None:
+def test_requests_of_tasks_and_of_users_do_not_wait_for_those_of_workers() -> None:
     async def crowd() -> list[bytes]:
         server = Server()
-        app = Admission(server, places=1)
-        asked = [asyncio.create_task(ask(app, f"/bench{PATH}", b"node", root="/bench")) for _ in range(3)]
+        app = Admission(server, places=2)
+        asked = [asyncio.create_task(ask(app, f"/bench{PATH}", b"worker", root="/bench")) for _ in range(3)]
         await settle()
-        asked.append(asyncio.create_task(ask(app, "/bench/api/v2/dags", b"user", root="/bench")))
+        for path, body in (("execution/task-instances/1/heartbeat", b"task"), ("api/v2/dags", b"user")):
+            asked.append(asyncio.create_task(ask(app, f"/bench/{path}", body, root="/bench")))
         await settle()
         server.go_on.set()
         at_once = list(server.bodies)
         await asyncio.gather(*asked)
         return at_once
 
-    assert asyncio.run(crowd()) == [b"node", b"user"]
+    assert asyncio.run(crowd()) == [b"worker", b"task", b"user"]
 
 
 def test_a_place_is_free_again_after_a_request_that_failed() -> None:
@@ -98,7 +99,7 @@ def test_a_place_is_free_again_after_a_request_that_failed() -> None:
                 raise ValueError(scope["path"])
             await server(scope, receive, send)
 
-        app = Admission(failing, places=1)
+        app = Admission(failing, places=2)
         failed = await asyncio.gather(ask(app, f"{PATH}/fails", b""), return_exceptions=True)
         assert isinstance(failed[0], ValueError)
         await ask(app, PATH, b"next")
