@@ -235,6 +235,8 @@ class Block:
                 "timed_out": pa.array(outcome == 2),
                 "duration_s": pa.array(30 + self.random.random(count)),
                 "lease_wait_s": pa.array(np.zeros(count)),
+                "peer": pa.nulls(count, pa.string()),
+                "round": pa.nulls(count, pa.int32()),
             }
             yield pa.table([columns[name] for name in schema.names], schema=schema)
 

@@ -21,7 +21,7 @@ from pipelines.tables.schema import USAGE
 log = logging.getLogger(__name__)
 
 _OF_RUN = ("run_id", "month", "night", "batch_id", "landed_at")
-_OF_ATTEMPT = ("node", "cohort", "job_id", "attempt", "duration_s", "started_at", "exit_status", "signal")
+_OF_ATTEMPT = ("node", "cohort", "job_id", "attempt", "duration_s", "started_at", "exit_status", "signal", "peer")
 
 
 class Used(Record):
@@ -62,8 +62,9 @@ def land_batch(store: Store, batch: str) -> int:
 def rows_of(made: Plan, ended: pa.Table, staged: Mapping[str, int]) -> pa.Table:
     """A row for each node of the plan, from the run's rows in `runs` and the bytes staged by node. Pure.
 
-    `node_seconds` is the time that raw outputs took. `written_bytes` is the most that the tools which were started may
-    have written, for tools do not tell. A node where nothing was attempted has taken nothing, and its row says so.
+    `node_seconds` is the time that raw outputs took, of a test between two nodes for both. `written_bytes` is the most
+    that the tools which were started may have written, for tools do not tell. A node where nothing was attempted has
+    taken nothing, and its row says so.
     """
     if not ended.num_rows:
         return USAGE.empty_table()
@@ -73,6 +74,8 @@ def rows_of(made: Plan, ended: pa.Table, staged: Mapping[str, int]) -> pa.Table:
     for row in ended.select(_OF_ATTEMPT).to_pylist():
         cohorts.setdefault(row["node"], row["cohort"])
         _add(taken.setdefault(row["node"], _Taken()), row, may_write.get(row["job_id"], 0))
+        if row["peer"] in taken:  # it was held as long, and that row is the only one of both
+            taken[row["peer"]].node_seconds += row["duration_s"] or 0.0
     shared = {
         **{name: ended[name][0].as_py() for name in _OF_RUN},
         "tenant": made.tenant,

@@ -7,6 +7,7 @@ Options of the section [fleetmark] say how: ssh_connection, the id of Airflow's 
 node_command, what is called there before the verb; ssh_poll_s, how often a job is looked at.
 """
 
+import logging
 import math
 import shlex
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.triggers.base import BaseTrigger
     from asyncssh import SSHClientConnection
+
+logging.getLogger("asyncssh").setLevel(logging.WARNING)  # it would tell the task's log of every look at a job
 
 _JOBS = ".fleetmark-jobs"  # in the user's home: what lies in /tmp under a known name may be somebody else's
 _CONNECTING_S = 10

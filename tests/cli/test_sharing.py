@@ -88,3 +88,9 @@ def test_coverage_shows_a_drained_node_as_that_and_gives_its_turn_to_another(sha
         {"node": "gpu-02", "covered": None, "tonight": True, "drained": False, "overdue": None},
     ]
     assert "drained" in fleetmark(shared, "coverage")
+
+
+def test_a_plan_leaves_out_a_node_that_is_drained(shared: Settings) -> None:
+    shared.inventory.write_text(FLEET.replace('"scratch"', '"scratch"\ndrained = true', 1))
+    made = json.loads(fleetmark(shared, "plan", "--suite", "quick", "--dry-run", "--json"))
+    assert {job["node"] for job in made["jobs"]} == {"gpu-02"}

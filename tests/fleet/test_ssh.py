@@ -55,6 +55,8 @@ def test_nodes_measure_themselves_over_ssh_and_one_that_is_down_delays_nobody(ss
     assert run.state == "success"
     assert outcomes(fleet, run) == {"node-a": {("ok", 2)}, "node-b": {("ok", 2)}, "node-c": {("not_measured", 2)}}
     assert {(raw.job.node, raw.hostname) for raw in raws(sshd, run)} == {("node-a", "node-a"), ("node-b", "node-b")}
+    reasons = fleet.answer(f"SELECT DISTINCT reason FROM runs WHERE run_id = '{run_id_of(run)}' AND node = 'node-c'")
+    assert reasons == (("there is no raw output, nor word that a task of its node began",),)
     instances = fleet.instances(run, "measure")
     assert {name: each["state"] for name, each in instances.items()} == {
         "node-a": "success",
@@ -63,44 +65,56 @@ def test_nodes_measure_themselves_over_ssh_and_one_that_is_down_delays_nobody(ss
     }, "the UI shows each by its name"
     assert {name: each["pool"] for name, each in instances.items()} == {name: f"node-{name}" for name in NODES}
     assert [sshd.jobs(name) for name in NODES] == [[], [], []]
+    log = "".join(path.read_text() for path in (fleet.folder / "logs").rglob("task_id=measure/map_index=0/*.log"))
+    assert "2 raw outputs are in the store" in log
+    assert "Requesting new SSH session" not in log
+
+
+def test_nodes_meet_in_pairs_over_ssh(sshd: Sshd) -> None:
+    fleet = sshd.fleet
+    run = fleet.ended(fleet.trigger(suite="pairs", nodes=["node-a", "node-b"]))
+    assert run.state == "success"
+    met = fleet.answer(
+        f"SELECT DISTINCT least(node, peer), greatest(node, peer), outcome FROM runs WHERE run_id = '{run_id_of(run)}'"
+    )
+    assert met == (("node-a", "node-b", "ok"),)
 
 
 def test_clearing_a_task_ends_its_job_with_its_tool_and_the_next_attempt_does_it_all(sshd: Sshd) -> None:
     fleet = sshd.fleet
-    run = fleet.trigger(suite="seconds", nodes=["node-a"])
+    run = fleet.trigger(suite="tiny", nodes=["node-a"], overrides={"runtime_s": 30}, repeats=1)
     first = benchmark_of(sshd, "node-a")
     fleet.task(run, "measure", "node-a", "deferred")
     fleet.airflow.post(
         "/api/v2/dags/fleet_benchmark/clearTaskInstances",
         {"dry_run": False, "dag_run_id": run.run_id, "task_ids": [["measure", 0]], "only_failed": False},
     )
-    wait_for(lambda: not set(first) & set(fleet.machine("node-a").processes("fio")) or None, timeout_s=10)
+    wait_for(lambda: not set(first) & set(fleet.machine("node-a").processes("fio")) or None)
     assert fleet.ended(run).state == "success"
-    assert outcomes(fleet, run) == {"node-a": {("ok", 2)}}
+    assert outcomes(fleet, run) == {"node-a": {("ok", 1)}}
     assert {raw.attempt for raw in raws(sshd, run)} == {2}
     assert sshd.jobs("node-a") == []
 
 
 def test_a_node_that_was_restarted_in_mid_run_is_measured_by_the_next_attempt(sshd: Sshd) -> None:
     fleet = sshd.fleet
-    run = fleet.trigger(suite="seconds", nodes=["node-b"])
+    run = fleet.trigger(suite="tiny", nodes=["node-b"], overrides={"runtime_s": 30}, repeats=1)
     benchmark_of(sshd, "node-b")
     fleet.task(run, "measure", "node-b", "deferred")
     fleet.machine("node-b").power_off()
     sshd.start("node-b")
     assert fleet.ended(run).state == "success"
-    assert outcomes(fleet, run) == {"node-b": {("ok", 2)}}
+    assert outcomes(fleet, run) == {"node-b": {("ok", 1)}}
     assert {raw.attempt for raw in raws(sshd, run)} == {2}
 
 
 def test_a_job_that_takes_too_long_is_ended_with_its_tool(sshd: Sshd) -> None:
     fleet = sshd.fleet
     limit_tasks(fleet, {"AIRFLOW__CORE__DEFAULT_TASK_EXECUTION_TIMEOUT": "15"})
-    run = fleet.trigger(suite="tiny", nodes=["node-a"], overrides={"runtime_s": 60})
-    first = benchmark_of(sshd, "node-a")
-    fleet.task(run, "measure", "node-a", "up_for_retry")
-    assert not set(first) & set(fleet.machine("node-a").processes("fio"))
-    assert sshd.jobs("node-a") == []
+    run = fleet.trigger(suite="tiny", nodes=["node-a"], overrides={"runtime_s": 600})
+    first, job = benchmark_of(sshd, "node-a"), sshd.jobs("node-a")
+    wait_for(lambda: not set(first) & set(fleet.machine("node-a").processes("fio")) or None)
+    wait_for(lambda: not set(job) & set(sshd.jobs("node-a")) or None)
     fleet.airflow.fail(run)
     limit_tasks(fleet, {"AIRFLOW__CORE__DEFAULT_TASK_EXECUTION_TIMEOUT": ""})
 

@@ -27,7 +27,9 @@ def log_of(deployed: Deployed, run: object, task: object) -> str:
 
 def test_the_nightly_defaults_land_and_the_asset_event_carries_the_tables_versions(deployed: Deployed) -> None:
     run, tasks = deployed.ended(deployed.airflow.trigger(DAG, {}))
-    assert {name: task.state for name, task in tasks.items()} == dict.fromkeys(tasks, "success")
+    paired = {"exchange", "isolate", "exchange_again"}
+    assert {name for name, task in tasks.items() if task.state == "skipped"} == paired
+    assert {task.state for name, task in tasks.items() if name not in paired} == {"success"}
     assert tasks["measure"].node == "localhost"
     ours = run_id_of(run)
     assert deployed.answer(f"SELECT suite, outcome, count(*) FROM runs WHERE run_id = '{ours}' GROUP BY ALL") == (
@@ -76,7 +78,7 @@ def test_an_unknown_override_fails_the_plan_with_a_sentence_and_without_a_retry(
 
 def test_a_dry_run_prints_the_plan_in_the_log_and_writes_nothing(deployed: Deployed) -> None:
     run, tasks = deployed.ended(deployed.airflow.trigger(DAG, {"suite": "tiny", "dry_run": True}))
-    assert Counter(task.state for task in tasks.values()) == {"success": 1, "skipped": 5}
+    assert Counter(task.state for task in tasks.values()) == {"success": 1, "skipped": len(tasks) - 1}
     assert "case=rand_read-4MiB repeat=2" in log_of(deployed, run, tasks["plan"])
     assert not storage.open_store(deployed.settings).exists(keys.plan_key(run_id_of(run)))
 
