@@ -1,8 +1,8 @@
 """Many light edge workers in one process: every call of the real worker and of the real task, and no tool behind them.
 
-`python -m perf.nodes FIRST LAST SECONDS` is the nodes of the inventory from FIRST to before LAST. Each is Airflow's own
-worker, except that it does not fork: its task asks through Airflow's own client what a task of a node asks, lasts for
-SECONDS, and stores raw outputs that are real outputs of fio.
+`python -m perf.nodes FIRST LAST SECONDS KEYS` is the nodes of the inventory from FIRST to before LAST; their private
+keys lie in the folder KEYS. Each is Airflow's own worker, except that it does not fork: its task asks through Airflow's
+own client what a task of a node asks, lasts for SECONDS, and stores raw outputs that are real outputs of fio.
 """
 
 import asyncio
@@ -13,13 +13,15 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+from airflow.api_fastapi.auth.tokens import JWTGenerator
 from airflow.configuration import conf
-from airflow.providers.edge3.cli.api_client import worker_register
+from airflow.providers.edge3.cli import api_client
 from airflow.providers.edge3.cli.dataclasses import Job as EdgeJob
 from airflow.providers.edge3.cli.worker import EdgeWorker
 from airflow.providers.edge3.models.edge_worker import EdgeWorkerState
@@ -32,6 +34,8 @@ from tests.benchmarks import fio_samples
 from tests.tables.batches import ENVIRONMENT
 
 _THREADS = 16
+_signing: ContextVar[JWTGenerator] = ContextVar("_signing")
+api_client.jwt_generator = _signing.get  # type: ignore[assignment]  # Airflow's has one key a process
 
 
 class Task:
@@ -109,9 +113,13 @@ class Worker(EdgeWorker):
         self._jobs_asleep = 0
         self._fewer_jobs = asyncio.Event()
 
-    async def live(self, after_s: float) -> None:
+    async def live(self, private_key: Path, after_s: float) -> None:
+        valid_for = conf.getint("api_auth", "jwt_leeway", fallback=30)
+        _signing.set(JWTGenerator(private_key=private_key.read_bytes(), valid_for=valid_for, audience="api"))
         await asyncio.sleep(after_s)
-        await worker_register(self.hostname, EdgeWorkerState.STARTING, self.queues, await self._get_sysinfo())
+        await api_client.worker_register(
+            self.hostname, EdgeWorkerState.STARTING, self.queues, await self._get_sysinfo()
+        )
         await self.loop()  # type: ignore[no-untyped-call]
 
     def _launch_job(self, edge_job: Any, workload: Any, logfile: Path) -> EdgeJob:
@@ -157,14 +165,19 @@ def _argv(job: Job) -> tuple[str, ...]:
     return plan.preview(job, Path("/mnt/nvme"))
 
 
-async def live(first: int, last: int, task_lasts_s: float) -> None:
+async def live(first: int, last: int, task_lasts_s: float, keys_of_nodes: Path) -> None:
     """The nodes' lives, begun over one poll interval: a fleet does not ask in step."""
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
     nodes = inventory.load(settings.load().inventory).nodes[first:last]
     chance = random.Random(first)
     workers = [Worker(node.name, node.queue, task_lasts_s) for node in nodes]
-    await asyncio.gather(*(worker.live(chance.uniform(0, worker.job_poll_interval)) for worker in workers))
+    await asyncio.gather(
+        *(
+            worker.live(keys_of_nodes / f"{worker.hostname}.key", chance.uniform(0, worker.job_poll_interval))
+            for worker in workers
+        )
+    )
 
 
 if __name__ == "__main__":
-    asyncio.run(live(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
+    asyncio.run(live(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4])))

@@ -3,6 +3,9 @@
 A request takes a connection in one of 40 threads, gives the thread back, and needs another to end. When every thread
 has a request that waits for a connection, and every connection a request that waits for a thread, none goes on until
 the pool's time-out; 300 nodes do that to Airflow 3.3.2. Here the others wait before they take either.
+
+Tasks and workers have half of the places each, so that no crowd of workers that ask for work keeps a task from its
+heartbeat. A user's requests go past.
 """
 
 import asyncio
@@ -12,20 +15,22 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _PLACES = 12  # Airflow's own limit of connections is 15
-_LIMITED = ("/execution/", "/edge_worker/")
+_LIMITED = ("/execution/", "/edge_worker/")  # of tasks, of workers
 
 
 class Admission:
-    """Lets `[fleetmark] requests_at_once` of them in, in the order in which they came; a user's requests go past."""
+    """Lets `[fleetmark] requests_at_once` of them in, in the order in which they came."""
 
     def __init__(self, app: "ASGIApp", places: int | None = None) -> None:
         from airflow.configuration import conf
 
         self.app = app
-        self.places = asyncio.Semaphore(places or conf.getint("fleetmark", "requests_at_once", fallback=_PLACES))
+        of_each = (places or conf.getint("fleetmark", "requests_at_once", fallback=_PLACES)) // len(_LIMITED)
+        self.places = {prefix: asyncio.Semaphore(max(1, of_each)) for prefix in _LIMITED}
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        if scope["type"] != "http" or not _is_limited(scope):
+        places = self._places_for(scope)
+        if places is None:
             await self.app(scope, receive, send)
             return
         body = [await _whole(receive)]  # first: a node that is cut off while it sends must not keep a place
@@ -33,13 +38,14 @@ class Admission:
         async def again() -> "Message":
             return body.pop() if body else await receive()
 
-        async with self.places:
+        async with places:
             await self.app(scope, again, send)
 
-
-def _is_limited(scope: "Scope") -> bool:
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", "")).startswith(_LIMITED)
+    def _places_for(self, scope: "Scope") -> asyncio.Semaphore | None:
+        if scope["type"] != "http":
+            return None
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        return next((places for prefix, places in self.places.items() if path.startswith(prefix)), None)
 
 
 async def _whole(receive: "Receive") -> "Message":
