@@ -1,6 +1,7 @@
 """A fleet's control plane as an operator runs it: PostgreSQL, Airflow's components, an S3 server, workers on nodes."""
 
 import configparser
+import json
 import os
 import secrets
 import shutil
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from fleetmark_airflow import credentials
 from pipelines import process, servers, storage
 from pipelines.embedded.api import Airflow, Run
 from pipelines.servers import Server
@@ -30,6 +32,7 @@ from tests.following import run_id_of, wait_for
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "fleet-test"
+PASSWORDS = {"admin": PASSWORD, "op": "op-test", "user": "user-test", "viewer": "viewer-test"}  # of a user of each role
 _UP_WITHIN_S = 240.0
 COMPONENTS = ("api-server", "scheduler", "dag-processor")
 
@@ -38,13 +41,23 @@ SHORT = {
     "scheduler": {
         "task_queued_timeout": "30",
         "task_queued_timeout_check_interval": "2",
-        "task_instance_heartbeat_timeout": "20",
+        "task_instance_heartbeat_timeout": "30",
         "task_instance_heartbeat_timeout_detection_interval": "2",
     },
     "workers": {"min_heartbeat_interval": "1"},
     "dag_processor": {"refresh_interval": "10"},
 }
 """What a test cannot wait for: every time-out of infra/airflow/fleet.cfg, shorter."""
+
+SECRET = (
+    "AIRFLOW__API_AUTH__JWT_SECRET",
+    "AIRFLOW__API__SECRET_KEY",
+    "AIRFLOW__CORE__FERNET_KEY",
+    "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER",
+    "AIRFLOW__DATABASE__SQL_ALCHEMY",
+    "AIRFLOW__FLEETMARK__NODE_KEYS",
+)
+"""What the control plane has and no node."""
 
 
 @contextmanager
@@ -86,6 +99,14 @@ class Fleet:
     def machine(self, name: str) -> Machine:
         return next(machine for machine in self.network.machines if machine.name == name)
 
+    def key(self, node: str) -> Path:
+        """The node's private key, whose public one the api-server trusts."""
+        private = self.folder / f"{node}.key"
+        if not private.exists():
+            known = Path(self.environ["AIRFLOW__FLEETMARK__NODE_KEYS"])
+            credentials.add(known, credentials.of_node(node, credentials.make(private)))
+        return private
+
     def start_component(self, name: str) -> None:
         argv = (sys.executable, "-m", "fleetmark_airflow.component", name)
         log = self.folder / f"{name}.log"
@@ -101,11 +122,10 @@ class Fleet:
         home.mkdir(exist_ok=True)
         (machine.disk / "lock").mkdir(exist_ok=True)
         (machine.disk / "nvme").mkdir(exist_ok=True)
-        ours = {
-            name: value for name, value in self.environ.items() if not name.startswith("AIRFLOW__DATABASE__SQL_ALCHEMY")
-        }
         environ = {
-            **ours,
+            **{name: value for name, value in self.environ.items() if not name.startswith(SECRET)},
+            "AIRFLOW__API_AUTH__JWT_PRIVATE_KEY_PATH": str(self.key(node)),
+            "AIRFLOW__API_AUTH__JWT_SECRET": "",  # Airflow would make one, and have two
             "AIRFLOW_HOME": "/mnt/airflow",
             "FLEETMARK_NODE": node,
             "FLEETMARK_HOME": "/mnt",
@@ -164,7 +184,7 @@ class Fleet:
     def trigger(self, dag: str = "fleet_benchmark", **conf: Any) -> Run:
         return self.airflow.trigger(dag, conf)
 
-    def ended(self, run: Run, timeout_s: float = 240.0) -> Run:
+    def ended(self, run: Run, timeout_s: float = 600.0) -> Run:
         return wait_for(lambda: now if (now := self.airflow.run(run)).ended else None, timeout_s)
 
     def answer(self, sql: str) -> tuple[tuple[Any, ...], ...]:
@@ -204,13 +224,13 @@ def fleet(
         "FLEETMARK_WEEKLY": "",
         "FLEETMARK_SCRUB": "",
         "FLEETMARK_STORE_RETRY_S": "5",
-        "FLEETMARK_SPOOL_WAIT_S": "10",
+        "FLEETMARK_SPOOL_WAIT_S": "3",
         **s3.environ,
     }
     port = test_servers.free_port(network.address)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "FLEETMARK"))}
     environ = {**kept, **ours, **options(folder, f"http://{network.address}:{port}", port, network.address, database)}
-    environ.update(over)
+    environ |= {"AIRFLOW__FLEETMARK__NODE_KEYS": str(folder / "nodes.jwks"), **over}
     airflow = Airflow(f"http://{network.address}:{port}", "admin", PASSWORD, str(folder))
     made = Fleet(folder, network, load(ours, folder), environ, airflow)
     with ExitStack() as ending, pytest.MonkeyPatch.context() as patch:
@@ -236,7 +256,7 @@ def options(
 ) -> dict[str, str]:
     """infra/airflow/fleet.cfg, `other` than that, and what it leaves to the environment, as variables."""
     passwords = folder / "passwords.json"
-    passwords.write_text(f'{{"admin": "{PASSWORD}"}}')
+    passwords.write_text(json.dumps(PASSWORDS))
     file = configparser.ConfigParser(interpolation=None)
     file.read(ROOT / "infra/airflow/fleet.cfg")
     made: dict[str, dict[str, str]] = {section: dict(file[section]) for section in file.sections()}
@@ -245,7 +265,7 @@ def options(
             "dags_folder": str(ROOT / "dags"),
             "execution_api_server_url": f"{url}/execution/",
             "fernet_key": urlsafe_b64encode(secrets.token_bytes(32)).decode(),
-            "simple_auth_manager_users": "admin:admin",
+            "simple_auth_manager_users": ",".join(f"{role}:{role}" for role in PASSWORDS),
             "simple_auth_manager_passwords_file": str(passwords),
         }),
         ("database", {"sql_alchemy_conn": database}),
@@ -253,6 +273,7 @@ def options(
         ("api", {"secret_key": secrets.token_hex(32)}),
         ("api_auth", {"jwt_secret": secrets.token_hex(32), "jwt_issuer": "fleetmark"}),
         ("edge", {"api_url": f"{url}/edge_worker/v1/rpcapi"}),
+        ("fleetmark", {"node_keys": ""}),
         ("logging", {"base_log_folder": str(folder / "logs"), "colored_console_log": "False"}),
         *other.items(),
     ):  # fmt: skip
