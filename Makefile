@@ -3,9 +3,9 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 COMPILE := .venv/bin/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header $(UPGRADE)
-FLEET := fio iperf3 ceph postgres redis sshd ip
+FLEET := fio iperf3 ceph postgres redis sshd nginx ip
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-fast fleet-test check bench lock clean
+.PHONY: help demo up down test test-fast fleet-test check bench fuzz sbom lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -24,7 +24,7 @@ down: ## stop it
 
 test: ## run every test, with real servers, a browser and a whole Airflow
 	@infra/bootstrap.sh dev chromium $(FLEET)
-	@$(PYTHON) -m pytest
+	@$(PYTHON) -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
 
 test-fast: ## run the tests that need no server
 	@infra/bootstrap.sh dev fio iperf3
@@ -42,8 +42,16 @@ check: ## check format, lint, types and who may import what
 	.venv/bin/lint-imports
 
 bench: ## measure fleetmark itself and print a table; takes many minutes
-	@infra/bootstrap.sh dev fio
+	@infra/bootstrap.sh dev fio postgres
 	@$(PYTHON) -m perf
+
+fuzz: ## look for an hour for inputs that break a reader
+	@infra/bootstrap.sh dev
+	@$(PYTHON) -m tests.fuzz 3600
+
+sbom: ## write sbom.json, every package of a fleet as CycloneDX
+	@infra/bootstrap.sh dev
+	.venv/bin/uvx --from cyclonedx-bom cyclonedx-py requirements requirements/fleet.lock --of JSON -o sbom.json
 
 lock: ## resolve the locks from pyproject.toml; UPGRADE=--upgrade takes what is new
 	@infra/bootstrap.sh dev

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv from a lock and sees to the programs that are named. Instant when there is nothing to do.
 #
-#   infra/bootstrap.sh control|fleet|worker|dev [fio] [iperf3] [chromium] [ceph] [postgres] [redis] [sshd] [ip]
+#   infra/bootstrap.sh control|fleet|worker|dev [fio] [iperf3] [chromium] [ceph] [postgres] [redis] [sshd] [nginx] [ip]
 #
 # `control` runs the demo; `fleet` is a fleet's control plane and `worker` a node of it; `dev` has the tests' packages, too,
 # and serves as each of them. Programs come from apt when this is root, else one line says what to install.
@@ -68,7 +68,8 @@ is_synced() {
 }
 
 sync_venv() {
-    if is_synced "$set_name" || is_synced dev; then return; fi
+    if [ -e .venv/synced-dev ]; then set_name=dev; fi # whoever works on the project keeps what that takes
+    if is_synced "$set_name"; then return; fi
     echo "bootstrap: installing the packages of requirements/$set_name.lock" >&2
     rm -f .venv/synced-*
     .venv/bin/uv --version 2>/dev/null | grep -q "^uv $uv_version\b" || .venv/bin/pip install -q "uv==$uv_version"
@@ -93,6 +94,7 @@ for program in "$@"; do
     fio | iperf3 | chromium) has "$program" || apt_install "$program" "$program" ;;
     ceph) has radosgw ceph-mon ceph-osd || apt_install "Ceph's S3 gateway" radosgw ceph-mon ceph-osd ceph-common ;;
     postgres) has /usr/lib/postgresql/*/bin/postgres || apt_install PostgreSQL postgresql ;;
+    nginx) has /usr/sbin/nginx || apt_install nginx nginx-light ;;
     ip) has ip || apt_install iproute2 iproute2 ;;
     redis) has redis-server || apt_install Redis redis-server ;;
     sshd) has /usr/sbin/sshd ssh-keygen || apt_install OpenSSH openssh-server openssh-client ;;

@@ -127,7 +127,7 @@ def device_pods(document: str, own: str) -> Answer:
                 continue
             if held := _devices(spec):
                 return Answer(state="busy", what=f"kubernetes pod {name} with {held}")
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         problem = f"kubectl printed something else than a list of pods ({type(e).__name__}: {e})"
         return Answer(state="unknown", what=problem)
     return FREE

@@ -12,6 +12,9 @@ from pipelines.records import Record
 
 R = TypeVar("R", bound=Record)
 
+_MOST_DOTS = 500  # in a line: for a key of n parts tomllib takes memory for n squared
+_SHOWN = 200  # characters of a value that does not fit
+
 
 def load(path: Path, record: type[R]) -> R:
     """The file as a record.
@@ -30,11 +33,16 @@ def load(path: Path, record: type[R]) -> R:
 
 def parse(text: str, record: type[R], path: str) -> R:
     """See `load`; `path` is only named in errors."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.count(".") > _MOST_DOTS:
+            raise BadFile(path, f"line {number}", f"more than {_MOST_DOTS} dots; no key is nested that deep")
     try:
         body = tomllib.loads(text)
     except tomllib.TOMLDecodeError as e:
         problem, _, place = str(e).partition(" (at ")
         raise BadFile(path, place.rstrip(")") or "end of file", problem[:1].lower() + problem[1:]) from e
+    except (ValueError, RecursionError) as e:  # tomllib lets Python's own limits through
+        raise BadFile(path, "somewhere in it", "a number is too long, or values are nested too deep") from e
     try:
         return record.model_validate(body)
     except ValidationError as e:
@@ -73,4 +81,12 @@ def _sentence(kind: str, message: str, given: object) -> str:
         return "there is no such field"
     if kind == "missing":
         return "is required"
-    return f"{message.removeprefix('Value error, ')}, got {given!r}"
+    return f"{message.removeprefix('Value error, ')}, got {_shown(given)}"
+
+
+def _shown(given: object) -> str:
+    try:
+        text = repr(given)
+    except (ValueError, RecursionError):  # a number of more digits than Python prints, or values in values
+        return f"a {type(given).__name__} that is too large to print"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

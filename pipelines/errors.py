@@ -202,6 +202,41 @@ class CorruptObject(FleetmarkError):
         return f"object {self.url} is damaged: {self.problem}"
 
 
+@dataclass(eq=False)
+class StoreNotEmpty(FleetmarkError):
+    """A backup is restored into an empty store, or nothing could say which object is whose."""
+
+    url: str
+    found: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"object store {self.url} is not empty ({', '.join(self.found)}); a backup is restored into an empty one"
+
+
+@dataclass(eq=False)
+class StoreChanging(FleetmarkError):
+    retryable: ClassVar[bool] = True
+    url: str
+    attempts: int
+
+    def __str__(self) -> str:
+        return (
+            f"objects of {self.url} were deleted while they were copied, {self.attempts} times in a row; no backup was "
+            "made. Try again when no upkeep is at work: what was copied is not copied again"
+        )
+
+
+@dataclass(eq=False)
+class DatabaseRefused(FleetmarkError):
+    """PostgreSQL's own tool says no."""
+
+    tool: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.tool}: {self.problem}"
+
+
 # --- datasets ------------------------------------------------------------------------------------------------
 
 
@@ -595,3 +630,14 @@ class TriggerRefused(FleetmarkError):
 
     def __str__(self) -> str:
         return f"Airflow refused to start {self.dag}: {self.problem}"
+
+
+@dataclass(eq=False)
+class NodeRefused(FleetmarkError):
+    """A node asked the control plane for what is not its own, see fleetmark_airflow.node_access."""
+
+    node: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"refused to node {self.node}: {self.problem}"

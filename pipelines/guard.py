@@ -156,7 +156,7 @@ def _end_tool_of(path: Path) -> bool:
     try:
         owner = json.loads((path / _OWNER).read_bytes())
         group, ticks, boot = int(owner["group"]), int(owner["start_ticks"]), owner["boot_id"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return False  # killed before the tool started, or while this was written: the tool ended with its parent
     return group > 1 and boot == _boot_id() and process.end_group(group, ticks, path)
 

@@ -16,6 +16,7 @@ from pipelines.tournament import Rules
 
 log = logging.getLogger(__name__)
 
+_LONGEST_TERM = 1000  # characters: fnmatch takes time for the square of a glob's brackets
 _STORE = "store"  # the place of a scrub of the object store, beside nodes' names
 
 
@@ -124,6 +125,8 @@ def _sampled(nodes: tuple[Node, ...], sample: int | None, seed: str) -> tuple[No
 
 
 def _matching(inventory: Inventory, term: str) -> set[str]:
+    if len(term) > _LONGEST_TERM:
+        raise BadSelection(f"{term[:_LONGEST_TERM]}...", f"a term has at most {_LONGEST_TERM} characters")
     if "=" in term:
         matched = {node.name for node in inventory.nodes if all(_holds(node, part) for part in term.split(","))}
     elif any(character in term for character in "*?["):

@@ -8,8 +8,10 @@ from typing import Any
 
 from pipelines.errors import BadKey
 
-_RAW = re.compile(r"^raw/[^/]+/([^/]+)/([^/]+)/([^/]+)/(\d{3,9})\.json$")
-_SEGMENT = re.compile(r"^[A-Za-z0-9_=-][A-Za-z0-9._=+-]{0,200}$")
+_RAW = re.compile(r"^raw/[^/]+/([^/]+)/([^/]+)/([^/]+)/(\d{3,9})\.json\Z")
+_SEGMENT = re.compile(r"^[A-Za-z0-9_=-][A-Za-z0-9._=+-]{0,200}\Z")
+
+_GENERATION_DIGITS = 6
 
 LATE = "late"
 """The folder of words of raw outputs that came from spools, see `late`."""
@@ -135,7 +137,7 @@ def generation_of(batch: str) -> int:
         BadKey: not a batch id.
     """
     number, dash, _ = batch.rpartition(".")[2].partition("-")
-    if not dash or not number.isdecimal():
+    if not dash or not number.isdecimal() or len(number) > _GENERATION_DIGITS:
         raise BadKey(batch, "not a batch id, <run>.<generation>-<hash>")
     return int(number)
 

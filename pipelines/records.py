@@ -54,8 +54,8 @@ class Node(Record):
     name: Name
     queue: Name
     scratch: str  # absolute, or relative to FLEETMARK_HOME
-    scratch_cap_bytes: PositiveInt = 64 * 2**30
-    free_floor_bytes: Annotated[int, Field(ge=0)] = 2 * 2**30
+    scratch_cap_bytes: Annotated[int, Field(gt=0, lt=2**63)] = 64 * 2**30
+    free_floor_bytes: Annotated[int, Field(ge=0, lt=2**63)] = 2 * 2**30
     features: tuple[Name, ...] = ()
     drained: bool = False  # no run takes it
     address: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}$")] | None = None  # for its peers

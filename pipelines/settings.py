@@ -116,5 +116,12 @@ def load(environ: Mapping[str, str] = os.environ, cwd: Path | None = None) -> Se
             else first["msg"].removeprefix("Value error, ")
         )
         raise BadSettings(variable, problem) from e
-    paths = {name: base / given.expanduser() for name in _PATHS if (given := getattr(settings, name))}
+    paths = {name: base / _home_of(name, given) for name in _PATHS if (given := getattr(settings, name))}
     return settings.model_copy(update=paths)
+
+
+def _home_of(name: str, given: Path) -> Path:
+    try:
+        return given.expanduser()
+    except RuntimeError as e:
+        raise BadSettings(PREFIX + name.upper(), f"{given}: there is no such user, or he has no home") from e

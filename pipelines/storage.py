@@ -16,7 +16,7 @@ from fsspec.utils import glob_translate
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from pipelines import keys
-from pipelines.errors import KeyNotFound, StoreRefused, StoreUnreachable, UnsafeStore
+from pipelines.errors import CorruptObject, KeyNotFound, StoreRefused, StoreUnreachable, UnsafeStore
 from pipelines.settings import Settings
 
 _PROBE_WRITERS = 8
@@ -87,12 +87,15 @@ class Store:
         """The key as fsspec names it: a path, or bucket/key."""
         return f"{self._root}/{keys.checked(key)}"
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, most_bytes: int | None = None) -> bytes:
         """The object's bytes.
 
         Raises:
             KeyNotFound: there is no such object.
+            CorruptObject: it has more than `most_bytes`; nothing of it was read.
         """
+        if most_bytes is not None and (size_bytes := self.stat(key).size_bytes) > most_bytes:
+            raise CorruptObject(self.url(key), f"it has {size_bytes} B, and no such object has more than {most_bytes}")
         return self._retrying(key, lambda: bytes(self.filesystem.cat_file(self.path(key))))
 
     def create(self, key: str, data: bytes) -> bool:
@@ -134,6 +137,14 @@ class Store:
         except KeyNotFound:
             return []
         return sorted(str(each["name"]).rpartition("/")[2] for each in found if each["type"] == "directory")
+
+    def roots(self) -> list[str]:
+        """The names of the folders at the top, sorted; empty where nothing was written yet."""
+        try:
+            found = self._retrying("plans", lambda: self.filesystem.ls(self._root, detail=True))
+        except KeyNotFound:
+            return []
+        return sorted(str(each["name"]).rstrip("/").rpartition("/")[2] for each in found if each["type"] == "directory")
 
     def stat(self, key: str) -> Stored:
         """Raises: KeyNotFound: there is no such object."""

@@ -57,5 +57,5 @@ def judge(descriptor: Benchmark, printed: str) -> Tool:
 
 def _numbers(version: str) -> tuple[int, ...]:
     """(3, 36) of "3.36-5-g1234"."""
-    found = re.match(r"\D*(\d+(?:\.\d+)*)", version)
+    found = re.match(r"\D*(\d{1,9}(?:\.\d{1,9})*)", version)
     return tuple(int(part) for part in found[1].split(".")) if found else ()

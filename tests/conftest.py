@@ -9,6 +9,26 @@ from pipelines import storage
 from pipelines.settings import Settings
 from tests import servers
 
+_SHARED = ("fleet", "deployed")  # what takes long to start, once for all tests that use it
+_LONG = ("test_ssh.py", "test_celery.py", "test_demo.py", "test_readme.py")
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes run the tests, those of one file, or that share a server, stay together; long ones first.
+
+    Most of the time of a test with servers is waiting, so that more processes than processors are of use.
+    """
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_together(item)))
+    groups = (*_SHARED, *_LONG)
+    items.sort(key=lambda item: groups.index(group) if (group := _together(item)) in groups else len(groups))
+
+
+def _together(item: pytest.Item) -> str:
+    shared = (name for name in _SHARED if name in getattr(item, "fixturenames", ()))
+    return next(shared, item.path.name if item.path.name in _LONG else str(item.path))
+
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:

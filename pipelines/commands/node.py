@@ -11,6 +11,7 @@ from pipelines.commands import options
 from pipelines.commands.staging import cache_of, deployment
 from pipelines.errors import BadFile
 
+_LONGEST_VARIABLE = 2**17  # MAX_ARG_STRLEN, execve(2); for more shlex takes minutes
 _run_id = click.argument("run_id", metavar="RUN")
 _name = click.argument("name", metavar="NODE")
 _attempt = click.option(
@@ -108,10 +109,16 @@ def variables(path: Path) -> dict[str, str]:
     """What a file of environment variables says, quoted as in a shell or not; `#` begins a comment.
 
     Raises:
-        BadFile: a line that is no NAME=VALUE.
+        BadFile: a line that is no NAME=VALUE, or it cannot be read as text.
     """
     found = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise BadFile(str(path), "line 1", f"cannot be read as UTF-8 ({e})") from e
+    for number, line in enumerate(text.splitlines(), start=1):
+        if len(line) > _LONGEST_VARIABLE:
+            raise BadFile(str(path), f"line {number}", f"it is longer than {_LONGEST_VARIABLE} characters")
         try:
             words = shlex.split(line, comments=True)
         except ValueError as e:

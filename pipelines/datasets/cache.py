@@ -63,6 +63,8 @@ class Cache:
                 with suppress(FileExistsError):
                     (root / name).mkdir()
                     (root / name).chmod(mode)
+                if (root / name).is_symlink():  # whoever shares the cache would have us write and remove elsewhere
+                    raise CacheUnusable(str(root), f"{name} in it is a link")
             self.file_mode = mode & 0o666
             if not (root / "lock").exists():
                 os.close(sharedfiles.opened(root / "lock", self.file_mode))

@@ -18,6 +18,7 @@ from pipelines.errors import BadReference, CorruptObject, KeyNotFound, TagMoved,
 from pipelines.records import Name, Record
 from pipelines.storage import Store
 
+_MOST_BYTES = 2**29  # of a manifest: one of 100 TB in shards of 256 MiB has a third of it
 _NAMED = 10  # versions that a sentence about an unknown one lists
 
 
@@ -93,7 +94,7 @@ def load_version(store: Store, dataset: str, version: str) -> Manifest:
     """Raises: Unknown: there is no such version. CorruptObject: see `load`."""
     key = names.version_key(dataset, version)
     try:
-        found = manifest.read_manifest(store.read(key), store.url(key))
+        found = manifest.read_manifest(store.read(key, _MOST_BYTES), store.url(key))
     except KeyNotFound as e:
         raise Unknown(f"version of {dataset}", version, tuple(sorted(versions(store, dataset))[:_NAMED])) from e
     if (found.dataset, found.version) != (dataset, version):

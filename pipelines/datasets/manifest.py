@@ -238,6 +238,7 @@ def checked_path(path: str) -> str:
     """
     if any(part in {"", ".", ".."} for part in path.split("/")) or "\0" in path:
         raise ValueError(f"path {path!r} does not stay below its folder")
+    path.encode()  # half of a surrogate pair, which JSON can say, is no character: a ValueError
     return path
 
 

@@ -13,7 +13,7 @@ ID_DIGITS = 32
 _SHORTEST_PREFIX = 6  # hex digits of a version's id that a person may type instead of all of them
 _ROOT = "datasets"
 _NAME = TypeAdapter[str](Name)
-_ID_PREFIX = re.compile(rf"^[0-9a-f]{{{_SHORTEST_PREFIX},{ID_DIGITS}}}$")
+_ID_PREFIX = re.compile(rf"^[0-9a-f]{{{_SHORTEST_PREFIX},{ID_DIGITS}}}\Z")
 
 
 class Reference(Record):

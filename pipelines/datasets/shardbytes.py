@@ -16,6 +16,7 @@ from pipelines.datasets.manifest import BLOCK_BYTES, BLOCK_DIGITS, Shard
 from pipelines.errors import CacheUnusable, DamagedShard
 from pipelines.storage import Store
 
+_MOST_UNPACKED = 2**15  # times: a zstd block of 4 bytes may stand for 128 KiB, RFC 8878, 3.1.1.2
 _ATTEMPTS = 2  # at the store, before its answer is believed to be what it has
 
 
@@ -196,6 +197,9 @@ class Content:
 
     def read(self, start: int, length: int) -> memoryview:
         """A range. Raises: see `pieces`."""
+        most_bytes = self.source.shard.size_bytes * (_MOST_UNPACKED if self._is_compressed else 1)
+        if length > most_bytes:  # memory for it is taken before the first byte is there
+            raise self.source.damaged(Damage(f"a file of at most {most_bytes} B", f"an index that says {length} B"))
         self._seek(start, BLOCK_BYTES)
         data = memoryview(bytearray(length))
         done = 0

@@ -1,15 +1,19 @@
 """The DuckDB connection that reads the tables' files: locked down, in UTC, never fetching an extension."""
 
+import json
+import re
 import tempfile
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.storage import Store
 
 if TYPE_CHECKING:
     import duckdb
+
+_WRITING = re.compile(r"(^|_)(COPY|INSERT|DELETE|UPDATE)(_|$)")  # among DuckDB's names of physical operators
 
 
 def connect(store: Store, threads: int | None = None) -> "duckdb.DuckDBPyConnection":
@@ -37,7 +41,25 @@ def connect(store: Store, threads: int | None = None) -> "duckdb.DuckDBPyConnect
     connection.execute("SET validate_external_file_cache = 'NO_VALIDATION'")  # the files of a Delta table never change
     connection.execute(f"SET allowed_directories = [{quoted(folder + '/')}]")
     connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")  # or a SELECT FROM enable_logging() would write files there
     return connection
+
+
+def writes(connection: "duckdb.DuckDBPyConnection", select: str) -> bool:
+    """Whether a SELECT changes something: DuckDB 2 takes INSERT, DELETE, UPDATE and COPY into its outermost WITH.
+
+    A COPY there could put any file in the place of one of the tables'.
+    """
+    ((_, plan),) = connection.execute(f"EXPLAIN (FORMAT json) {select}").fetchall()
+    return any(_WRITING.search(name) for name in _operators(json.loads(plan)))
+
+
+def _operators(plan: Any) -> Iterator[str]:
+    left = list(plan)
+    while left:
+        operator = left.pop()
+        yield operator["name"]
+        left += operator["children"]
 
 
 def alike(connection: "duckdb.DuckDBPyConnection", files: Iterable[str]) -> bool:

@@ -10,17 +10,20 @@ from pathlib import Path
 from pydantic import AwareDatetime, PositiveInt, ValidationError
 
 import pipelines
-from pipelines import arrivals, benchmark, keys
+from pipelines import arrivals, benchmark, bulk, keys
 from pipelines.errors import KeyNotFound
 from pipelines.isolation import Trial
 from pipelines.records import Environment, Plan, Record
-from pipelines.storage import Store
+from pipelines.storage import Store, Stored
 from pipelines.tables import files, rows
 from pipelines.tables.rows import Attempt
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 64  # raw outputs in memory: fio's are 0.1 MB each, a fleet's night has thousands
+_AT_ONCE = 64  # raw outputs in memory: fio's are 0.1 MB each, a fleet's night has thousands ...
+_AT_ONCE_BYTES = 2**28  # ... and that is all a node can put into one with 16 MiB of each stream of a tool
+_MOST_BYTES = 2**29  # of one that is read at all
+_PIECE_BYTES = 2**23
 _SHARED_CODE = ("records.py", "histograms.py", "tables/rows.py", "tables/schema.py")
 
 
@@ -90,13 +93,35 @@ def parser_digest(name: str) -> str:
 
 
 def _attempts(store: Store, run: str, of_jobs: Container[str] | None = None) -> Iterator[Attempt]:
-    found = [key for key in store.keys_under(keys.raw_prefix(run)) if keys.is_raw(key)]
+    found = [each for each in store.objects_under(keys.raw_prefix(run)) if keys.is_raw(each.key)]
     if of_jobs is not None:
-        found = [key for key in found if keys.raw_parts(key)[2] in of_jobs]
-    for first in range(0, len(found), _AT_ONCE):
-        some = found[first : first + _AT_ONCE]
-        for key, data in zip(some, store.read_many(some), strict=True):
+        found = [each for each in found if keys.raw_parts(each.key)[2] in of_jobs]
+    for some in _together(found):
+        if some[0].size_bytes > _MOST_BYTES:
+            yield rows.unread(some[0].key, _hash_of(store, some[0]), store.url(some[0].key), some[0].size_bytes)
+            continue
+        wanted = [each.key for each in some]
+        for key, data in zip(wanted, store.read_many(wanted), strict=True):
             yield rows.read(key, data, store.url(key))
+
+
+def _together(found: list[Stored]) -> Iterator[list[Stored]]:
+    """Which are read at once, in their order: as many as memory is meant for, or a single one."""
+    some: list[Stored] = []
+    for each in found:
+        if some and (len(some) == _AT_ONCE or sum(one.size_bytes for one in (*some, each)) > _AT_ONCE_BYTES):
+            yield some
+            some = []
+        some.append(each)
+    if some:
+        yield some
+
+
+def _hash_of(store: Store, large: Stored) -> str:
+    objects, digest = bulk.of(store), hashlib.sha256()
+    for start in range(0, large.size_bytes, _PIECE_BYTES):
+        digest.update(objects.range(large.key, start, _PIECE_BYTES) or b"")
+    return digest.hexdigest()
 
 
 def _batch(store: Store, run: str, inputs: Inputs, at: datetime) -> Batch:

@@ -1,5 +1,6 @@
 """Reading the tables by SQL: one DuckDB connection over exactly the files of one version of each table."""
 
+import re
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -23,6 +24,7 @@ SELECT run_id, arg_max(batch_id, landed_at) AS batch_id, max(landed_at) AS lande
        any_value(suite) AS suite, any_value("trigger") AS "trigger"
 FROM runs GROUP BY run_id
 """
+_MAY_WRITE = re.compile(r"\bwith\b", re.IGNORECASE)
 _RESULTS = "CREATE OR REPLACE VIEW results AS SELECT * FROM measurements WHERE run_id IN (SELECT run_id FROM completed)"
 
 
@@ -106,6 +108,8 @@ class Reader:
             statements = self._connection.extract_statements(sql)
             if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
                 raise BadQuery(sql, "only a single SELECT is answered here")
+            if _MAY_WRITE.search(sql) and engine.writes(self._connection, statements[0].query):
+                raise BadQuery(sql, "only a single SELECT is answered here, and a WITH in it may not write")
             return self._connection.sql(statements[0].query)
         except duckdb.Error as e:
             raise BadQuery(sql, _sentence(e)) from e

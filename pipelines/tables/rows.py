@@ -18,6 +18,7 @@ from pipelines.tables.schema import ENVIRONMENTS, HISTOGRAMS, LABELS, MEASUREMEN
 _OF_JOB = ("node", "benchmark", "case", "repeat", "job_id", "dataset", "peer", "round")
 _ENDED_EARLY = "there is no raw output: a task of its node began, and ended before this job"
 _NOT_HEARD_OF = "there is no raw output, nor word that a task of its node began"
+_UNPARSED = Parsed(outcome=Outcome.TOOL_FAILED, reason="-")
 _UNREACHABLE = "node unreachable: no task was heard to begin there within {:g} s"
 
 
@@ -51,7 +52,7 @@ def read(key: str, data: bytes, url: str) -> Attempt:
         Unknown: a benchmark that this installation does not have.
     """
     run, node, job_id, number = keys.raw_parts(key)
-    attempt = Attempt(key, keys.sha256(data), job_id, number, None, Parsed(outcome=Outcome.TOOL_FAILED, reason="-"))
+    attempt = Attempt(key, keys.sha256(data), job_id, number, None, _UNPARSED)
     try:
         raw = RawOutput.model_validate_json(data)
     except ValidationError as e:
@@ -60,6 +61,14 @@ def read(key: str, data: bytes, url: str) -> Attempt:
     if (raw.run_id, raw.job.node, raw.job.job_id, raw.attempt) != (run, node, job_id, number):
         return _damaged(attempt, url, f"it is of attempt {raw.attempt} at job {raw.job.job_id} of run {raw.run_id}")
     return replace(attempt, raw=raw.model_copy(update={"output": None, "stdout": "", "stderr": ""}), parsed=_parse(raw))
+
+
+def unread(key: str, sha256: str, url: str, size_bytes: int) -> Attempt:
+    """A raw output that is larger than any that a node writes. Raises: BadKey."""
+    _, _, job_id, number = keys.raw_parts(key)
+    return _damaged(
+        Attempt(key, sha256, job_id, number, None, _UNPARSED), url, f"it has {size_bytes} B; it was not read"
+    )
 
 
 def _damaged(attempt: Attempt, url: str, problem: str) -> Attempt:

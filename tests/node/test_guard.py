@@ -219,7 +219,16 @@ def test_tool_of_a_leftover_is_ended(node: Node, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "owner",
-    [b"", b"{", b"[]", b'{"group": "x"}', b'{"group": 0, "start_ticks": 1, "boot_id": ""}', b"\xff"],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"group": "x"}',
+        b'{"group": 0, "start_ticks": 1, "boot_id": ""}',
+        b"\xff",
+        b"[" * 100_000,
+        b'{"group": 1e999}',
+    ],
 )
 def test_damaged_owner_file_ends_nothing(owner: bytes, node: Node, tmp_path: Path) -> None:
     old = _leftover(tmp_path)
