@@ -24,7 +24,7 @@ down: ## stop it
 
 test: ## run every test, with real servers, a browser and a whole Airflow
 	@infra/bootstrap.sh dev chromium $(FLEET)
-	@$(PYTHON) -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
+	@$(PYTHON) -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 test-fast: ## run the tests that need no server
 	@infra/bootstrap.sh dev fio iperf3

@@ -2,32 +2,50 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from pipelines import storage
 from pipelines.settings import Settings
 from tests import servers
 
-_SHARED = ("fleet", "deployed")  # what takes long to start, once for all tests that use it
-_LONG = ("test_ssh.py", "test_celery.py", "test_demo.py", "test_readme.py")
+_FIRST = (
+    "fleet",
+    "fleet/test_ssh.py",
+    "integration",
+    "fleet/test_celery.py",
+    "integration/test_demo.py",
+)  # they take long
+_ONE_FLEET = ("credentials", "faults", "fleet", "pairs", "tls")
+_ONE_AIRFLOW = ("airflow", "airflow_ui", "datasets")
+_TOGETHER = {
+    **{f"fleet/test_{name}.py": "fleet" for name in _ONE_FLEET},
+    **{f"integration/test_{name}.py": "integration" for name in _ONE_AIRFLOW},
+}
+"""Files whose tests share what takes long to start."""
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
+def _group(nodeid: str) -> str:
+    file = nodeid.partition("::")[0].removeprefix("tests/")
+    return _TOGETHER.get(file, file)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes run the tests, those of one file, or that share a server, stay together; long ones first.
-
-    Most of the time of a test with servers is waiting, so that more processes than processors are of use.
-    """
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_together(item)))
-    groups = (*_SHARED, *_LONG)
-    items.sort(key=lambda item: groups.index(group) if (group := _together(item)) in groups else len(groups))
+    """The longest first, so that no process is left alone with them at the end."""
+    items.sort(key=lambda item: _FIRST.index(group) if (group := _group(item.nodeid)) in _FIRST else len(_FIRST))
 
 
-def _together(item: pytest.Item) -> str:
-    shared = (name for name in _SHARED if name in getattr(item, "fixturenames", ()))
-    return next(shared, item.path.name if item.path.name in _LONG else str(item.path))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """With several processes: the tests of a file, and of files that share a server, run in the same one."""
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture
