@@ -11,13 +11,17 @@ if TYPE_CHECKING:
 SSH = "ssh"
 """As node executor: there is no worker on the nodes, see `agentless`."""
 
+SSH_GIVES_UP_AFTER_S = 150.0
+"""Four attempts of two connections of 10 s each, and the 10, 20 and 40 s between them: see `tasks.DEFAULT_ARGS`."""
+
 _executor = settings.load().node_executor
+IS_SSH = _executor == SSH
 
 
 def _arguments(queue: str) -> dict[str, Any]:
     if not _executor:
         return {}
-    return {"queue": queue} if _executor == SSH else {"queue": queue, "executor": _executor}
+    return {"queue": queue} if IS_SSH else {"queue": queue, "executor": _executor}
 
 
 ON_NODE = _arguments(PER_NODE)
@@ -38,7 +42,7 @@ def expand(work: Any, nodes: "XComArg", *arguments: str) -> Any:
     attempt, and these `arguments`, which are templates. Either way the task has the same id, and shows nodes by
     their names.
     """
-    if _executor != SSH:
+    if not IS_SSH:
         return work.expand(node=nodes)
     from fleetmark_airflow.agentless import NodeJob
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk import Asset, get_current_context, task
 
-from fleetmark_airflow.on_node import ON_NODE, ON_PAIR, ONE_AT_A_TIME
+from fleetmark_airflow.on_node import IS_SSH, ON_NODE, ON_PAIR, ONE_AT_A_TIME, SSH_GIVES_UP_AFTER_S
 from fleetmark_airflow.retries import OnlyInfrastructure
 from fleetmark_airflow.routing import PRIORITY
 from pipelines import settings as edge
@@ -198,8 +198,10 @@ def _store() -> "Store":
 
 
 def _unreachable_after_s() -> float | None:
-    """How long Airflow lets a node's task wait in its queue."""
-    if "executor" not in ON_NODE:
+    """How long Airflow lets a node's task wait in its queue, or tries to get in by SSH."""
+    if IS_SSH:
+        return SSH_GIVES_UP_AFTER_S
+    if not ON_NODE:
         return None
     from airflow.configuration import conf
 
