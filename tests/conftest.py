@@ -1,5 +1,8 @@
 """What every test may ask for: settings in a temporary directory and the store they name."""
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,18 @@ _TOGETHER = {
 def _group(nodeid: str) -> str:
     file = nodeid.partition("::")[0].removeprefix("tests/")
     return _TOGETHER.get(file, file)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Airflow reads its environment when it is first imported, by whichever test."""
+    home = tempfile.mkdtemp(prefix="fleetmark-airflow-")
+    config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+    os.environ.update(
+        AIRFLOW_HOME=home,
+        AIRFLOW__CORE__LOAD_EXAMPLES="False",
+        AIRFLOW__CORE__DAGS_FOLDER=str(Path(__file__).parents[1] / "dags"),
+        AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{home}/airflow.db",
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,6 +1,5 @@
 """An Airflow without servers: a fresh SQLite database for the session, and the project's own DAG files."""
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,15 +20,7 @@ params = { profile = "rand_read", runtime_s = 0.2, ramp_s = 0.0, size_bytes = 41
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _airflow_database(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Airflow reads its environment when it is first imported; no test module imports it at its top."""
-    home = tmp_path_factory.mktemp("airflow")
-    os.environ.update(
-        AIRFLOW_HOME=str(home),
-        AIRFLOW__CORE__LOAD_EXAMPLES="False",
-        AIRFLOW__CORE__DAGS_FOLDER=str(ROOT / "dags"),
-        AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{home / 'airflow.db'}",
-    )
+def _airflow_database() -> None:
     from airflow.utils.db import initdb
 
     initdb()
