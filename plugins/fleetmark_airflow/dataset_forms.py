@@ -2,7 +2,7 @@
 
 from airflow.sdk import Param
 
-from fleetmark_airflow.form import node_params
+from fleetmark_airflow.form import as_read_by, node_params
 from pipelines import inventory
 from pipelines.settings import Settings
 
@@ -97,7 +97,7 @@ def stage_params(settings: Settings) -> dict[str, Param]:
             title="Shards",
             description="all, hot (what the policy's byte budget holds), or i/n: the i-th of n parts, from 1.",
         ),
-        **node_params(inventory.load(settings.inventory)),
+        **as_read_by(settings, node_params(inventory.load(settings.inventory))),
         "copies": Param(
             None,
             type=["null", "integer"],
@@ -132,7 +132,7 @@ def scrub_params(settings: Settings) -> dict[str, Param]:
             False, type="boolean", title="sha256", description="Compare the identity too, not only the fast hash."
         ),
         "caches": Param(True, type="boolean", title="Caches", description="Scrub the caches of the nodes below, too."),
-        **node_params(inventory.load(settings.inventory)),
+        **as_read_by(settings, node_params(inventory.load(settings.inventory))),
     }
 
 

@@ -23,7 +23,7 @@ def benchmark_params(settings: Settings) -> dict[str, Param]:
     """
     fleet = inventory.load(settings.inventory)
     known_suites = suites.names(settings.suites)
-    return {
+    params = {
         "suite": Param(
             _NIGHTLY_SUITE if _NIGHTLY_SUITE in known_suites else next(iter(known_suites), ""),
             title="Suite",
@@ -71,6 +71,16 @@ def benchmark_params(settings: Settings) -> dict[str, Param]:
             section=_VARIED,
         ),
     }
+    return as_read_by(settings, params)
+
+
+def as_read_by(settings: Settings, params: dict[str, Param]) -> dict[str, Param]:
+    """On a node of a fleet, where Airflow checks them again, without choices: these are the control plane's files'."""
+    if settings.node is not None and settings.node_executor:
+        for param in params.values():
+            for rule in ("enum", "items"):
+                param.schema.pop(rule, None)
+    return params
 
 
 def node_params(fleet: Inventory) -> dict[str, Param]:

@@ -149,3 +149,17 @@ def test_an_empty_cron_expression_means_no_schedule(read_dags: ReadDags, monkeyp
     bag = read_dags()
     assert bag.dags["fleet_benchmark"].schedule is None
     assert bag.dags["results_maintenance"].schedule is not None
+
+
+def test_a_node_takes_what_the_control_plane_has_let_in_though_its_own_files_do_not_know_it(home: Path) -> None:
+    """Airflow checks a run's parameters again where its tasks run."""
+    from fleetmark_airflow import form
+    from pipelines import settings
+
+    here = settings.load()
+    asked = {"suite": "elsewhere", "tenant": "ml", "cohort": "h300", "nodes": ["gpu-99"]}
+    there = form.benchmark_params(here.model_copy(update={"node": "gpu-99", "node_executor": "edge"}))
+    assert {name: there[name].resolve(value) for name, value in asked.items()} == asked
+    for name, value in asked.items():
+        with pytest.raises(ValueError, match=r"is not one of|is not valid"):
+            form.benchmark_params(here)[name].resolve(value)
