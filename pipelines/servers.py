@@ -38,8 +38,13 @@ def start(
     return Server(name=name, pid=pid, start_ticks=process.start_ticks_of(pid) or 0, log=log)
 
 
-def first_to_end(servers: Sequence[Server], timeout_s: float | None = None) -> Server | None:
-    """Sleep until one of the servers has ended, and say which; None when the time is up."""
+def first_to_end(
+    servers: Sequence[Server], timeout_s: float | None = None, *, unless: int | None = None
+) -> Server | None:
+    """Sleep until one of the servers has ended, and say which.
+
+    None when the time is up, or when the descriptor `unless` can be read.
+    """
     with ExitStack() as opened:
         poller = select.poll()
         by_descriptor: dict[int, Server] = {}
@@ -50,8 +55,10 @@ def first_to_end(servers: Sequence[Server], timeout_s: float | None = None) -> S
             opened.callback(os.close, descriptor)
             poller.register(descriptor, select.POLLIN)
             by_descriptor[descriptor] = server
-        ready = poller.poll(None if timeout_s is None else timeout_s * 1000)
-        return by_descriptor[ready[0][0]] if ready else None
+        if unless is not None:
+            poller.register(unless, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poller.poll(None if timeout_s is None else timeout_s * 1000)}
+        return None if unless in ready or not ready else by_descriptor[ready.pop()]
 
 
 def stop(servers: Sequence[Server], grace_s: float) -> None:

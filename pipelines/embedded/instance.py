@@ -101,7 +101,7 @@ def _started(home: Home, say: Say, parents_end: signal.Signals | None) -> Instan
     log.write_bytes(b"")
     first = "" if home.database.exists() else "; the first start makes its database"
     say(f"starting Airflow{first}")
-    argv = (sys.executable, "-m", "pipelines.embedded.keeper")
+    argv = (sys.executable, "-m", "pipelines.embedded")
     keeper = servers.start("keeper", argv, log=log, environ=home.environ(), parents_end=parents_end)
     try:
         instance = _wait_until_up(home, keeper, clock + _START_S)

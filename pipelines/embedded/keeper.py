@@ -7,8 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from types import FrameType
-from typing import NoReturn
 
 from pipelines import process, servers
 from pipelines import settings as edge
@@ -33,10 +31,6 @@ class Instance(Record):
     settings: dict[str, str]
 
 
-class _Stopped(Exception):
-    """SIGTERM or SIGINT has come."""
-
-
 def main() -> int:
     """Keep an Airflow until told to stop. Exit status: 0 when told to, 1 when a component ended by itself."""
     home = Home(edge.load())
@@ -53,22 +47,22 @@ def main() -> int:
 def _keep(home: Home) -> int:
     running: list[Server] = []
     try:
-        with _stop_signals():
+        with _stop_asked() as stop:
             _announce(home)
             if not _migrated(home):
                 running.append(_start(home, "database", "fleetmark_airflow.migrate", str(home.migrated)))
-                servers.first_to_end(running)
+                if servers.first_to_end(running, unless=stop) is None:
+                    return 0
                 running.clear()
                 if not _migrated(home):
                     print("the database could not be made", file=sys.stderr)
                     return 1
             for name, *options in COMPONENTS:
                 running += [_start(home, name, "fleetmark_airflow.component", name, *options)]
-            ended = servers.first_to_end(running)
-            print(f"{ended.name if ended else 'a component'} ended by itself", file=sys.stderr)
+            if (ended := servers.first_to_end(running, unless=stop)) is None:
+                return 0
+            print(f"{ended.name} ended by itself", file=sys.stderr)
             return 1
-    except _Stopped:
-        return 0
     finally:
         servers.stop(running, _STOP_S)
         home.instance.unlink(missing_ok=True)
@@ -97,18 +91,17 @@ def _start(home: Home, name: str, module: str, *arguments: str) -> Server:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[None]:
-    """Turn the signals that ask to stop into an exception; a second one changes nothing."""
+def _stop_asked() -> Iterator[int]:
+    """A descriptor that can be read once SIGTERM or SIGINT has come.
 
-    def stop(_number: int, _frame: FrameType | None) -> NoReturn:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
-        raise _Stopped
-
+    The handlers raise nothing: Python drops an exception that comes within a fork, and the signal would be lost.
+    """
+    stop = os.eventfd(0, os.EFD_CLOEXEC)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    yield
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        signal.signal(number, lambda _number, _frame: os.eventfd_write(stop, 1))
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # it is stopping
+        os.close(stop)

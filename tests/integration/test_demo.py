@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,28 @@ def test_kill_9_while_it_starts_leaves_no_process(tmp_path: Path, victim: str) -
         keeper = json.loads(Home(settings).instance.read_text())["keeper"]["pid"]
         os.kill(demo.pid if victim == "demo" else keeper, signal.SIGKILL)
         assert_gone(everything)
+
+
+def test_a_stop_at_any_moment_of_starting_is_never_lost(tmp_path: Path) -> None:
+    home = Home(embedded_settings(tmp_path))
+    home.logs.mkdir(parents=True)
+    home.database.touch()
+    home.migrated.write_text(version("apache-airflow-core"))  # its components start at once
+    for point in range(30):
+        home.instance.unlink(missing_ok=True)
+        argv = (sys.executable, "-m", "pipelines.embedded")
+        keeper = servers.start("keeper", argv, log=tmp_path / "keeper.log", environ=home.environ())
+        try:
+            while not home.instance.exists():  # announced; now it starts its components, within 50 ms
+                assert not servers.first_to_end((keeper,), 0.001), keeper.log.read_text()
+            time.sleep(point * 0.0015)
+            everything = descendants(keeper.pid)
+            os.kill(keeper.pid, signal.SIGTERM)
+            assert servers.first_to_end((keeper,), 30.0), keeper.log.read_text()
+            assert "by itself" not in keeper.log.read_text()  # a component had no database; the signal was lost
+            assert_gone(everything)
+        finally:
+            servers.stop((keeper,), 0.0)
 
 
 def test_a_missing_tool_is_said_before_anything_starts(tmp_path: Path) -> None:
