@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 COMPILE := .venv/bin/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header $(UPGRADE)
 FLEET := fio iperf3 ceph postgres redis sshd nginx ip
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-fast fleet-test check bench fuzz sbom lock clean
+.PHONY: help demo up down test test-fast fleet-test check bench fuzz docs sbom lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -48,6 +48,10 @@ bench: ## measure fleetmark itself and print a table; takes many minutes
 fuzz: ## look for an hour for inputs that break a reader
 	@infra/bootstrap.sh dev
 	@$(PYTHON) -m tests.fuzz 3600
+
+docs: ## write docs/benchmarks.md from the benchmarks' descriptors
+	@infra/bootstrap.sh dev
+	@$(PYTHON) -m pipelines.guide > docs/benchmarks.md
 
 sbom: ## write sbom.json, every package of a fleet as CycloneDX
 	@infra/bootstrap.sh dev

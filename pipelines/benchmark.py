@@ -59,7 +59,7 @@ class Workplace:
     output: PurePath  # where the tool writes its result, if it can write to a file
     direct_io: bool  # whether the scratch filesystem takes O_DIRECT
     tool_version: str
-    dataset: PurePath | None = None  # a folder with the files of the job's dataset, for reading only
+    files: PurePath | None = None  # the folder of `Benchmark.files`, and of all else in the job's dataset; for reading
     peer: Peer | None = None  # of a pair benchmark: whom the client connects to
 
 
@@ -84,6 +84,9 @@ class Pair:
     compared: str = "goodput"
 
 
+Cadence = Literal["nightly", "weekly", "on demand"]
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """A benchmark: what it takes, what it gives, and three pure functions. Everything else reads this descriptor.
@@ -91,10 +94,14 @@ class Benchmark:
     `params` is a closed pydantic record with a default for every field; it refuses what the tool could not run.
     `case` names a parameter set in tables ("rand_read"); `required` are the metrics its case must give to be OK.
     `command` may raise nothing; `parse` raises UnknownOutput on anything but its tool's output, and nothing else.
+    `files` are the names of the files that the command reads: from the job's dataset, or where it has none, from the
+    folder of files that the node has in the inventory. Where one is missing, the tool is not started.
     """
 
     name: str
     title: str
+    caveat: str  # what the numbers do not mean, in full sentences
+    cadence: Cadence  # how often it is worth its cost
     tool: str  # executable on the node's PATH
     minimum_version: tuple[int, ...]
     version_argv: tuple[str, ...]
@@ -111,6 +118,9 @@ class Benchmark:
     parse: Callable[[RawOutput], Parsed]
     floors: Callable[[Any], tuple[Floor, ...]] = lambda _: ()
     pair: Pair | None = None
+    needs: frozenset[str] = frozenset()  # features of the inventory; on a node without them it is not planned
+    files: Callable[[Any], tuple[str, ...]] = lambda _: ()
+    passed: tuple[str, ...] = ()  # environment variables that its tool is given beside the usual ones
 
     def metric(self, name: str) -> Metric:
         """Raises: Unknown: the descriptor has no such metric."""

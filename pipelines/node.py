@@ -212,6 +212,9 @@ def _run(machine: Machine, job: Job, lease_wait_s: float) -> RawOutput:
     if isinstance(dataset, Refusal):
         return refused(machine, job, dataset, lease_wait_s)
     params = descriptor.params_of(job)
+    files = dataset or (Path(machine.node.files) if machine.node.files else None)
+    if missing := [name for name in descriptor.files(params) if files is None or not (files / name).is_file()]:
+        return refused(machine, job, _without(missing[0], files), lease_wait_s)
     peer = Peer(machine.addresses[job.peer], job.port) if job.peer and job.port and machine.addresses else None
     if descriptor.pair and peer is None:
         return refused(machine, job, _NO_PEER, lease_wait_s)
@@ -220,9 +223,15 @@ def _run(machine: Machine, job: Job, lease_wait_s: float) -> RawOutput:
     tool = machine.tools[job.benchmark]
     with guard.scratch(machine.node, machine.home, job.job_id, job.written_bytes) as scratch:
         output = scratch.path / _OUTPUT_FILE
-        place = Workplace(scratch.path, output, scratch.direct_io, tool.version or "", dataset, peer)
+        place = Workplace(scratch.path, output, scratch.direct_io, tool.version or "", files, peer)
         command = descriptor.command(params, place)
-        done = process.run(command.argv, timeout_s=job.timeout_s, cwd=scratch.path, started=scratch.record)
+        done = process.run(
+            command.argv,
+            timeout_s=job.timeout_s,
+            cwd=scratch.path,
+            passed=descriptor.passed,
+            started=scratch.record,
+        )
         seen = machine.watch.after()
         written, truncated = _read(output)
     facts = {**command.labels, "filesystem": scratch.filesystem, "direct_io": str(scratch.direct_io).lower()}
@@ -243,6 +252,12 @@ def _run(machine: Machine, job: Job, lease_wait_s: float) -> RawOutput:
         duration_s=done.duration_s,
         facts={**facts, **({"output_truncated": "true"} if truncated else {})},
     )
+
+
+def _without(name: str, files: Path | None) -> Refusal:
+    nowhere = "its suite names no dataset, and the inventory names no folder of files of this node"
+    where = f"{files} has none" if files else nowhere
+    return Refusal(outcome=Outcome.CONFIG, reason=f"it reads {name}, and {where}")
 
 
 def refused(

@@ -37,7 +37,7 @@ def make(
     Raises:
         Unknown: a benchmark that does not exist, or a dataset that `datasets` does not have.
         BadParameter: a parameter that its benchmark refuses, or an override that no benchmark of the suite takes.
-        BadSelection: one node, and nothing in the suite that a node does by itself.
+        BadSelection: nothing of the suite can be done by these nodes.
     """
     overrides = overrides or {}
     _check_overrides(suite, overrides)
@@ -45,13 +45,14 @@ def make(
         job.job_id: job  # once, where an override makes combinations of a matrix the same
         for node in nodes
         for entry in suite.entries
-        if not _is_pair(entry)
+        if not _is_pair(entry) and not _lacking(node, entry)
         for job in jobs_of_entry(run_id, node.name, entry, overrides, repeats, datasets)
     }
     entries = [entry.model_copy(update={"repeats": repeats or entry.repeats}) for entry in suite.entries]
     jobs |= {job.job_id: job for job in _paired(run_id, nodes, entries, overrides, rules or tournament.Rules())}
     if not jobs:
-        raise BadSelection(nodes[0].name, f"suite {suite.name} measures between two nodes, and this is one")
+        raise BadSelection(" ".join(node.name for node in nodes), _nothing(suite, nodes))
+    asked = {name for job in jobs.values() for name in (job.node, job.peer)}
     return Plan(
         run_id=run_id,
         suite=suite.name,
@@ -59,9 +60,31 @@ def make(
         trigger=trigger,
         tenant=tenant,
         note=note,
-        nodes=nodes,
+        nodes=tuple(node for node in nodes if node.name in asked),
         jobs=tuple(jobs.values()),
+        left_out=tuple(_left_out(suite, nodes)),
     )
+
+
+def _lacking(node: Node, entry: SuiteEntry) -> tuple[str, ...]:
+    """The features that the node would need to be asked for this, and does not have."""
+    return tuple(sorted({*entry.needs, *benchmark.get(entry.benchmark).needs} - set(node.features)))
+
+
+def _left_out(suite: Suite, nodes: Sequence[Node]) -> Iterator[str]:
+    """A sentence for each benchmark and feature that some nodes lack for it."""
+    wanted = dict.fromkeys(
+        (entry.benchmark, need) for entry in suite.entries for node in nodes for need in _lacking(node, entry)
+    )
+    for name, need in wanted:
+        without = [node.name for node in nodes if need not in node.features]
+        few = ", ".join(without[:3]) + (f" and {len(without) - 3} more" if len(without) > 3 else "")
+        yield f"{name} is not run on {few}: the inventory does not give it the feature {need}"
+
+
+def _nothing(suite: Suite, nodes: Sequence[Node]) -> str:
+    without = next(_left_out(suite, nodes), None)
+    return without or f"suite {suite.name} measures between two nodes, and this is one"
 
 
 def _check_overrides(suite: Suite, overrides: Mapping[str, Scalar]) -> None:
@@ -126,9 +149,9 @@ def _paired(
     rules: tournament.Rules,
 ) -> Iterator[Job]:
     """Each pair entry's tournament, one after the other."""
-    names = [node.name for node in nodes]
     timetable = Timetable(rules, len(nodes) // 2)
     for entry in filter(_is_pair, entries):
+        names = [node.name for node in nodes if not _lacking(node, entry)]
         rounds = (tournament.everyone if entry.pairs == "all" else tournament.quick)(names)
         if rounds:
             tests = {job.job_id: job for job in jobs_of_entry(run_id, names[0], entry, overrides)}
@@ -173,5 +196,5 @@ def preview(job: Job, scratch: Path) -> tuple[str, ...]:
     if job.peer and job.port:
         place = replace(place, peer=benchmark.Peer(job.peer, job.port))
     if job.dataset:  # its folder is named when it is made
-        place = replace(place, dataset=PurePath(job.dataset))
+        place = replace(place, files=PurePath(job.dataset))
     return descriptor.command(descriptor.params_of(job), place).argv

@@ -4,6 +4,7 @@ import ctypes
 import os
 import select
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ _CHUNK_BYTES = 2**20  # more than a pipe holds (pipe(7)), so that one read empti
 _PR_SET_PDEATHSIG = 1
 _WARDEN = 'read -r group && [ -n "$group" ] && { read -r ended || kill -KILL "-$group"; }'
 _LIBC = ctypes.CDLL(None)
+_OWN_PROGRAMS = str(Path(sys.executable).parent)  # a worker need not have it on its PATH
 _PASSED_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 
 
@@ -192,7 +194,8 @@ def _spawn(
         os.write(warden, b"%d\n" % os.getpid())
 
     try:
-        command = sh.Command(argv[0], search_paths=environ.get("PATH", os.defpath).split(os.pathsep))
+        found_in = [*environ.get("PATH", os.defpath).split(os.pathsep), _OWN_PROGRAMS]
+        command = sh.Command(argv[0], search_paths=found_in)
         with Path(os.devnull).open("rb") as nothing:
             return command(
                 *argv[1:],

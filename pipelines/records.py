@@ -57,6 +57,7 @@ class Node(Record):
     scratch_cap_bytes: Annotated[int, Field(gt=0, lt=2**63)] = 64 * 2**30
     free_floor_bytes: Annotated[int, Field(ge=0, lt=2**63)] = 2 * 2**30
     features: tuple[Name, ...] = ()
+    files: str | None = None  # an absolute folder with what jobs without a dataset read: models
     drained: bool = False  # no run takes it
     address: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}$")] | None = None  # for its peers
     labels: Labels = {}
@@ -81,6 +82,7 @@ class SuiteEntry(Record):
     repeats: Annotated[int, Field(ge=1, le=100)] = 1
     timeout_s: Annotated[float, Field(gt=0)] | None = None  # default: from the benchmark's own cost
     dataset: DatasetName | None = None  # its files are on the node before the benchmark starts
+    needs: tuple[Name, ...] = ()  # features that a node must have to be asked, beside those that the benchmark needs
     pairs: Literal["all", "quick"] | None = None  # of a benchmark between two nodes: which of them meet; default quick
 
 
@@ -124,6 +126,7 @@ class Plan(Record):
     unreachable_after_s: PositiveFloat | None = None  # how long a task waits for its node; None: it does not
     nodes: tuple[Node, ...]
     jobs: tuple[Job, ...]
+    left_out: tuple[str, ...] = ()  # sentences: what of the suite was not asked of which nodes, and why
 
     def jobs_of(self, node: str) -> tuple[Job, ...]:
         return tuple(job for job in self.jobs if job.node == node)

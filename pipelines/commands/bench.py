@@ -34,17 +34,19 @@ def list_(as_json: bool) -> None:
 @options.as_json
 def show(name: str, as_json: bool) -> None:
     """Show a benchmark's parameters and metrics."""
-    from pipelines import benchmark
+    from pipelines import benchmark, guide
 
     descriptor = benchmark.get(name)
     schema = descriptor.params.model_json_schema()["properties"]
     if as_json:
         metrics = [vars(metric) for metric in descriptor.metrics]
         return console.emit({"name": name, "title": descriptor.title, "parameters": schema, "metrics": metrics})
-    click.echo(f"{descriptor.title}\ntool: {descriptor.tool}; source: {descriptor.source}\n")
+    click.echo(f"{descriptor.title}\ntool: {descriptor.tool}; source: {descriptor.source}")
+    needs = f"; needs {', '.join(sorted(descriptor.needs))}" if descriptor.needs else ""
+    click.echo(f"how often: {descriptor.cadence}{needs}\n{descriptor.caveat}\n")
     console.table(
         ("parameter", "default", "meaning"),
-        [(name, _default(field), str(field["description"])) for name, field in schema.items()],
+        [(name, guide.default(field), str(field["description"])) for name, field in schema.items()],
     )
     click.echo()
     console.table(
@@ -65,8 +67,13 @@ def show(name: str, as_json: bool) -> None:
     help="See `fleetmark bench show NAME`. Repeat for more.",
 )
 @click.option("--node", help="This machine's name in the inventory; default: the setting FLEETMARK_NODE.")
+@click.option(
+    "--files",
+    type=click.Path(exists=True, file_okay=False, resolve_path=True),
+    help="The folder with the files that it reads, such as models; default: the one that the inventory names.",
+)
 @options.as_json
-def run_(name: str, params: "dict[str, Scalar]", node: str | None, as_json: bool) -> None:
+def run_(name: str, params: "dict[str, Scalar]", node: str | None, files: str | None, as_json: bool) -> None:
     """Run one benchmark once and print what it measured. Nothing is landed."""
     from pipelines import benchmark, inventory, settings
     from pipelines.node import run_once
@@ -74,6 +81,8 @@ def run_(name: str, params: "dict[str, Scalar]", node: str | None, as_json: bool
 
     current = settings.load()
     (place,) = inventory.select(inventory.load(current.inventory), (node or current.node_name,))
+    if files:
+        place = place.model_copy(update={"files": files})
     descriptor = benchmark.get(name)
     job = _job(descriptor, place.name, params)
     parsed = descriptor.parse(run_once(current, place, job, say=console.say))
@@ -92,18 +101,6 @@ def _job(descriptor: Any, node: str, params: "dict[str, Scalar]") -> "Job":
     now = datetime.now(UTC)
     (job,) = plan.jobs_of_entry(keys.run_id(now, "bench"), node, SuiteEntry(benchmark=descriptor.name, params=params))
     return job
-
-
-def _default(field: dict[str, Any]) -> str:
-    """A parameter's default as text; where it depends on another parameter, each value with what it is for."""
-    by_profile: dict[str, Any] = field.get("defaults", {})
-    values = dict.fromkeys(map(str, by_profile.values()))
-    if len(values) < 2:
-        return next(iter(values), str(field.get("default", "")))
-    return "; ".join(
-        f"{value} ({' '.join(profile for profile, default in by_profile.items() if str(default) == value)})"
-        for value in values
-    )
 
 
 def _show(parsed: "Parsed") -> None:

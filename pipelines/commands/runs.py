@@ -171,6 +171,8 @@ def _show_plan(current: "Settings", made: "Plan", as_json: bool) -> None:
         ],
     )
     seconds = max(made.seconds_by_node().values())
+    for sentence in made.left_out:
+        console.say(sentence)
     console.say(
         f"run {made.run_id}: {len(made.jobs)} jobs on {len(made.nodes)} nodes, about {seconds:.0f} s on each, "
         f"at most {max(job.written_bytes for job in made.jobs) / 1_000_000:.0f} MB on a node's scratch at a time"

@@ -8,7 +8,7 @@ import pytest
 from pipelines import keys, plan, stages, storage, suites
 from pipelines.datasets import publications, publish
 from pipelines.datasets.manifest import Packing
-from pipelines.errors import BadFile, BadParameter, QuotaExceeded, Unknown
+from pipelines.errors import BadFile, BadParameter, BadSelection, QuotaExceeded, Unknown
 from pipelines.records import Job, Plan, Suite, SuiteEntry
 from pipelines.settings import Settings
 from pipelines.storage import Store
@@ -76,6 +76,38 @@ def test_a_parameter_that_does_not_fit_is_refused_by_name() -> None:
 def test_an_unknown_benchmark_is_refused() -> None:
     with pytest.raises(Unknown, match=r"unknown benchmark 'nope'; known: .*fio"):
         planned(Suite(name="s", description="", entries=(SuiteEntry(benchmark="nope"),)))
+
+
+def test_what_a_node_has_no_feature_for_is_left_out_of_the_plan_and_said() -> None:
+    suite = SUITE.model_copy(
+        update={
+            "entries": (
+                SuiteEntry(benchmark="fio", needs=("gpu",)),
+                SuiteEntry(benchmark="fio", params={"profile": "seq_read"}, needs=("gpu", "nvme")),
+                SuiteEntry(benchmark="iperf3", needs=("gpu",)),
+            )
+        }
+    )
+    nodes = (make.node("cpu-01"), make.node("gpu-01", features=("gpu",)), make.node("gpu-02", features=("gpu", "nvme")))
+    made = plan.make(suite, nodes, run_id=make.RUN_ID, created_at=make.AT, trigger="cli")
+    assert [node.name for node in made.nodes] == ["gpu-01", "gpu-02"]
+    assert {(job.node, job.peer, job.case) for job in made.jobs} == {
+        ("gpu-01", None, "rand_read"),
+        ("gpu-02", None, "rand_read"),
+        ("gpu-02", None, "seq_read"),
+        ("gpu-02", "gpu-01", "tcp"),
+    }
+    assert made.left_out == (
+        "fio is not run on cpu-01: the inventory does not give it the feature gpu",
+        "fio is not run on cpu-01, gpu-01: the inventory does not give it the feature nvme",
+        "iperf3 is not run on cpu-01: the inventory does not give it the feature gpu",
+    )
+
+
+def test_a_suite_for_which_no_node_has_the_features_is_refused_with_their_names() -> None:
+    suite = SUITE.model_copy(update={"entries": (SuiteEntry(benchmark="fio", needs=("gpu",)),)})
+    with pytest.raises(BadSelection, match=r"fio is not run on gpu-01, gpu-02: .* the feature gpu"):
+        planned(suite)
 
 
 def test_a_preview_shows_the_command_in_the_nodes_own_scratch() -> None:

@@ -43,6 +43,29 @@ def sha256sum(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.modules.pop("pipelines.benchmarks.sha256sum", None)
 
 
+def test_a_job_without_a_dataset_reads_its_file_from_the_nodes_folder(settings: Settings) -> None:
+    (settings.home / "models").mkdir(parents=True)
+    (settings.home / "models/model.bin").write_bytes(b"weights")
+    (job,) = plan.jobs_of_entry(make.RUN_ID, NODE.name, entry(None))
+    place = NODE.model_copy(update={"files": str(settings.home / "models")})
+    assert node.run_once(settings, place, job, say=print).exit_status == 0
+
+
+@pytest.mark.parametrize(
+    ("folder", "why"), [(None, "the inventory names no folder of files of this node"), ("models", "models has none")]
+)
+def test_a_job_whose_file_is_missing_is_not_started_and_says_which(
+    settings: Settings, folder: str | None, why: str
+) -> None:
+    (job,) = plan.jobs_of_entry(make.RUN_ID, NODE.name, entry(None))
+    place = NODE.model_copy(update={"files": folder and str(settings.home / folder)})
+    raw = node.run_once(settings, place, job, say=print)
+    assert raw.refusal is not None
+    assert raw.refusal.outcome is Outcome.CONFIG
+    assert raw.refusal.reason.startswith("it reads model.bin, and ")
+    assert raw.refusal.reason.endswith(why)
+
+
 def published(
     settings: Settings,
     dataset: str = "weights",

@@ -149,6 +149,10 @@ def _cpu(name: str, where: str) -> Metric:
 BENCHMARK = Benchmark(
     name="fio",
     title="Storage of the node (fio)",
+    caveat="It is the filesystem of the scratch directory with files of the stated size: a drive's cache may hold a "
+    "small one, a drive that is nearly full or hot is slower, and the time that a write takes to reach the medium is "
+    "only in the checkpoint profile.",
+    cadence="nightly",
     tool="fio",
     minimum_version=(3, 16),  # fsync latencies and bins in ns are there since 3.6; older than 3.16 was not read
     version_argv=("fio", "--version"),

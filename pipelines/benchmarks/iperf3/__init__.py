@@ -49,6 +49,9 @@ def version(text: str) -> str | None:
 BENCHMARK = Benchmark(
     name="iperf3",
     title="Network between two nodes (iperf3)",
+    caveat="It says what TCP or UDP of the two kernels carries between two nodes at that time, with both ends' "
+    "processors in it; not what RDMA carries, and not what many pairs at once would leave each other.",
+    cadence="nightly",
     tool="iperf3",
     minimum_version=(3, 12),  # the oldest that was run
     version_argv=("iperf3", "--version"),

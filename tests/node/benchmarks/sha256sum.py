@@ -9,7 +9,7 @@ class Params(Record):
 
 
 def command(params: Params, workplace: Workplace) -> Command:
-    return Command(argv=("sha256sum", f"{workplace.dataset}/{params.file}"))
+    return Command(argv=("sha256sum", f"{workplace.files}/{params.file}"))
 
 
 def parse(raw: RawOutput) -> Parsed:
@@ -21,6 +21,8 @@ def parse(raw: RawOutput) -> Parsed:
 BENCHMARK = Benchmark(
     name="sha256sum",
     title="sha256sum",
+    caveat="It is no measurement.",
+    cadence="on demand",
     tool="sha256sum",
     minimum_version=(8,),
     version_argv=("sha256sum", "--version"),
@@ -35,4 +37,5 @@ BENCHMARK = Benchmark(
     command=command,
     version=lambda text: text.split("\n")[0].split()[-1],
     parse=parse,
+    files=lambda params: (params.file,),
 )
