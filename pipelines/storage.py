@@ -13,7 +13,14 @@ from typing import Any, NamedTuple, TypeVar
 
 import fsspec
 from fsspec.utils import glob_translate
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    stop_all,
+    wait_exponential_jitter,
+)
 
 from pipelines import keys
 from pipelines.errors import CorruptObject, KeyNotFound, StoreRefused, StoreUnreachable, UnsafeStore
@@ -231,7 +238,7 @@ class Store:
     def _retrying(self, key: str, call: Callable[[], T]) -> T:
         retrying = Retrying(
             retry=retry_if_exception(_is_transient),
-            stop=stop_after_delay(self.retry_s),
+            stop=stop_all(stop_after_delay(self.retry_s), stop_after_attempt(2)),  # the first may take all of the time
             wait=wait_exponential_jitter(multiplier=0.1, max=5.0, jitter=0.1),
             reraise=True,
         )

@@ -162,7 +162,7 @@ def test_a_server_whose_client_never_comes_ends_with_its_round_and_leaves_nothin
 ) -> None:
     made = planned(2, wait_s=1.0)
     (job,) = made.jobs
-    begun(store, made, (job.closes_s or 0) - 1.0)
+    begun(store, made, (job.closes_s or 0) - 5.0)
     groups = _started(monkeypatch)
     raws, said = stand(settings, store, made, job.peer or "")
     assert raws == []

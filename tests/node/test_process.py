@@ -6,7 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -123,24 +124,27 @@ class _Interrupted(Exception):
 
 
 @pytest.fixture
-def interrupted_after_200_ms() -> Iterator[None]:
-    """An exception out of a signal handler, as Airflow raises it at a task's time-out."""
+def alarm() -> Iterator[Callable[[], object]]:
+    """Sets off what Airflow does at a task's time-out: an exception out of a signal handler, in a moment."""
 
     def interrupt(*_: object) -> None:
         raise _Interrupted
 
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.2)
-    yield
+    yield partial(signal.setitimer, signal.ITIMER_REAL, 0.2)
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.usefixtures("interrupted_after_200_ms")
-def test_exception_out_of_a_signal_handler_ends_the_tool() -> None:
+def test_exception_out_of_a_signal_handler_ends_the_tool(alarm: Callable[[], object]) -> None:
     groups: list[int] = []
+
+    def started(group: int) -> None:
+        groups.append(group)
+        alarm()
+
     with pytest.raises(_Interrupted):
-        process.run(("sleep", "300"), timeout_s=60, started=groups.append)
+        process.run(("sleep", "300"), timeout_s=60, started=started)
     assert not runs(groups[0])
 
 
