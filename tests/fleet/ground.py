@@ -14,7 +14,7 @@ from tests.fleet import control, machines
 from tests.fleet.control import Fleet
 from tests.fleet.machines import Network
 
-NODE = """
+_NODE = """
 [[nodes]]
 name = "{name}"
 queue = "{name}"
@@ -35,10 +35,14 @@ class Ground:
     s3: servers.S3
     database: str
 
-    def fleet(self, suites: dict[str, str], **how: Any) -> AbstractContextManager[Fleet]:
-        """A control plane, without workers."""
-        inventory = "".join(NODE.format(name=each.name, address=each.address) for each in self.network.machines)
-        return control.fleet(self.folder, self.network, inventory, suites, self.s3, self.database, workers=False, **how)
+    def fleet(
+        self, suites: dict[str, str], *, rules: str = "", workers: bool = False, **how: Any
+    ) -> AbstractContextManager[Fleet]:
+        """A control plane, and edge workers if asked for; `rules` are the inventory's beside its nodes."""
+        nodes = "".join(_NODE.format(name=each.name, address=each.address) for each in self.network.machines)
+        return control.fleet(
+            self.folder, self.network, rules + nodes, suites, self.s3, self.database, workers=workers, **how
+        )
 
 
 @contextmanager
