@@ -7,10 +7,12 @@ Runs a suite on the selected nodes, keeps what the tools printed, and lands vali
 |---|---|---|
 | `plan` | suite x nodes -> jobs | `plans/<run>.json` |
 | `measure` | runs a node's jobs, one after the other, under the node's lease | `raw/<date>/<run>/<node>/...` |
+| `approve` | has a second person approve jobs on raw devices; skipped where there are none | `approvals/<run>.json` |
 | `pair_up` | names the nodes that are measured in pairs; none where the suite has no pairs | |
 | `exchange` | runs the node's tests with other nodes, round by round, as all of them do at the same time | `raw/...` |
 | `isolate` | finds the pairs that did badly, and good partners for their nodes | `plans-again/<run>.json` |
 | `exchange_again` | runs the tests that tell which of the two nodes is bad | `raw/...` |
+| `measure_devices` | runs the jobs on raw devices, last and alone; one that was not approved ends as such | `raw/...` |
 | `parse` | raw outputs -> rows | `parsed/<batch>/` |
 | `validate` | judges them: units, honest ranges, completeness | `landing/<batch>/`, `reports/<run>/validation.html` |
 | `land` | one commit per table, `runs` last; emits the asset `fleetmark_results` | `tables/` |
@@ -22,6 +24,10 @@ A wrong name or type is refused when you press the button; a wrong benchmark par
 
 **Is it safe to run again?** Yes, always. Clear any task, or the whole run: jobs whose raw output is there are not run
 again, and a batch lands once however often its tasks are retried. Runs that meet on a node wait for each other.
+
+**A run waits in `approve`:** it is on the page *Required Actions*, with the disks whose content will be lost. Whoever
+may trigger this DAG may approve, but not who started the run. After a no, and without an answer within
+FLEETMARK_APPROVAL_WAIT_S, its jobs on raw devices are rows with the outcome `config`, and the rest lands.
 
 **A red `measure` or `exchange`** is a node that could not be measured (its lease, its scratch directory, the store).
 The rest of the run lands, and that node's jobs are in the table `runs` with their outcome and reason. A tool that fails
@@ -62,7 +68,12 @@ def fleet_benchmark() -> None:
     measured >> pairs
     met = on_node.expand(tasks.exchange, pairs)
     met >> suspects
-    [planned, measured, met, on_node.expand(tasks.exchange_again, suspects)] >> batch
+    met_again = on_node.expand(tasks.exchange_again, suspects)
+    approved = tasks.approve()
+    planned >> approved
+    written = on_node.expand(tasks.measure_devices, approved, *tasks.APPROVED)
+    [measured, met, met_again] >> written
+    [planned, measured, met, met_again, written] >> batch
     tasks.land(tasks.validate(batch)) >> tasks.report() >> tasks.late()
 
 

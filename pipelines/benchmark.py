@@ -51,6 +51,10 @@ class Peer:
     port: int
 
 
+DEVICE_EDGE_BYTES = 16 * 2**20
+"""At either end of a disk nothing is written: the signatures of filesystems, RAID and partition tables lie there."""
+
+
 @dataclass(frozen=True)
 class Workplace:
     """What the node's shell gives a command: its own empty directory and what it saw there."""
@@ -61,6 +65,10 @@ class Workplace:
     tool_version: str
     files: PurePath | None = None  # the folder of `Benchmark.files`, and of all else in the job's dataset; for reading
     peer: Peer | None = None  # of a pair benchmark: whom the client connects to
+    device: PurePath | None = None  # of a benchmark of raw devices: the disk, which is empty and nobody else's
+    cpus: int = 1  # that a process may run on
+    gpus: int = 0
+    tool_help: str = ""  # what `Benchmark.help_argv` printed; empty in a preview
 
 
 @dataclass(frozen=True)
@@ -96,13 +104,15 @@ class Benchmark:
     `command` may raise nothing; `parse` raises UnknownOutput on anything but its tool's output, and nothing else.
     `files` are the names of the files that the command reads: from the job's dataset, or where it has none, from the
     folder of files that the node has in the inventory. Where one is missing, the tool is not started.
+    `device` says which of the disks that the inventory lists for the node, from 0, is written to as a whole. Such a job
+    runs in Airflow once a second person has approved it, see `approvals`, and on a disk that is empty, see `devices`.
     """
 
     name: str
     title: str
     caveat: str  # what the numbers do not mean, in full sentences
     cadence: Cadence  # how often it is worth its cost
-    tool: str  # executable on the node's PATH
+    tool: str  # executable on the node's PATH, which its command starts, or one of `programs`
     minimum_version: tuple[int, ...]
     version_argv: tuple[str, ...]
     install_hint: str
@@ -120,7 +130,10 @@ class Benchmark:
     pair: Pair | None = None
     needs: frozenset[str] = frozenset()  # features of the inventory; on a node without them it is not planned
     files: Callable[[Any], tuple[str, ...]] = lambda _: ()
+    device: Callable[[Any], int] | None = None
     passed: tuple[str, ...] = ()  # environment variables that its tool is given beside the usual ones
+    help_argv: tuple[str, ...] = ()  # prints the options that the tool knows, where builds differ in them
+    programs: tuple[str, ...] = ()  # executables that come with the tool, in its version
 
     def metric(self, name: str) -> Metric:
         """Raises: Unknown: the descriptor has no such metric."""

@@ -428,6 +428,41 @@ class ScratchRefused(FleetmarkError):
 
 
 @dataclass(eq=False)
+class DeviceRefused(FleetmarkError):
+    """A raw device that no benchmark may write to: not there, in use, signed, or not the one that was meant."""
+
+    serial: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"raw device {self.serial}: {self.problem}"
+
+
+@dataclass(eq=False)
+class NotApproved(FleetmarkError):
+    """A job on a raw device that nobody has let run."""
+
+    problem: str
+
+    def __str__(self) -> str:
+        return f"not approved: {self.problem}"
+
+
+@dataclass(eq=False)
+class AlreadyDecided(FleetmarkError):
+    """A run's jobs on raw devices are approved or not approved once."""
+
+    run: str
+    at: str
+    decision: str
+
+    def __str__(self) -> str:
+        return (
+            f"run {self.run}: its raw devices were decided about on {self.at} UTC ({self.decision}); start another run"
+        )
+
+
+@dataclass(eq=False)
 class NotEnoughSpace(FleetmarkError):
     path: str
     needed_bytes: int

@@ -56,6 +56,13 @@ def parse(text: str) -> dict[str, Fact]:
     }
 
 
+def count(facts: Mapping[str, Fact]) -> int:
+    """How many GPUs the facts tell of. Pure."""
+    found = facts.get("gpus")
+    counts = [gpu.get("count") for gpu in found] if isinstance(found, tuple) else []
+    return sum(each for each in counts if isinstance(each, int))
+
+
 def _gpu(cells: Mapping[str, str]) -> dict[str, str | int]:
     texts = {"model": "name", "firmware": "vbios_version", "ecc": "ecc.mode.current", "mig": "mig.mode.current"}
     gpu: dict[str, str | int] = {fact: cells[field] for fact, field in texts.items() if field in cells}

@@ -29,8 +29,11 @@ def page(benchmarks: Iterable[Benchmark]) -> str:
 
 def _section(each: Benchmark) -> str:
     minimum = ".".join(str(part) for part in each.minimum_version)
-    tool = f"Tool: `{each.tool}` {minimum} or later (`{each.install_hint}`). Source: <{each.source}>."
+    since = f" {minimum} or later" if minimum else ""
+    tool = f"Tool: `{each.tool}`{since} (`{each.install_hint}`). Source: <{each.source}>."
     writes = " It writes to the node's scratch directory." if each.writes else ""
+    if each.device:
+        writes = " It writes to a whole disk, whose content is lost, once somebody has approved that."
     pair = " It runs between two nodes." if each.pair else ""
     parameters = [
         (f"`{name}`", default(field), str(field.get("description", "")))

@@ -58,6 +58,9 @@ class Inventory(Record):
             raise ValueError(f"node {name!r} is listed {count} times")
         if any(node.name == _STORE for node in nodes):
             raise ValueError(f"a node cannot be called {_STORE!r}: rows about the object store have that place")
+        disks = Counter(serial for node in nodes for serial in node.devices)
+        if twice := [serial for serial, times in disks.items() if times > 1 and not serial.startswith("loop:")]:
+            raise ValueError(f"device {twice[0]!r} is listed {disks[twice[0]]} times, and a disk is in one node")
         return nodes
 
     @field_validator("limits")

@@ -97,6 +97,11 @@ def retest_key(run: str) -> str:
     return checked(f"plans-again/{run}.json")
 
 
+def approval_key(run: str) -> str:
+    """What a second person decided about the raw devices that a run wants to write to."""
+    return checked(f"approvals/{run}.json")
+
+
 def arrivals_prefix(run: str) -> str:
     return checked(f"arrivals/{run}")
 

@@ -8,18 +8,20 @@ not to be believed).
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines import benchmark, busy, environment, guard, keys, lease, process, tools
+from pipelines import approvals, benchmark, busy, devices, environment, gpus, guard, keys, lease, process, tools
 from pipelines.benchmark import Peer, Workplace
 from pipelines.errors import (
     BadParameter,
+    DeviceRefused,
     LeaseTimeout,
     LeaseUnusable,
+    NotApproved,
     NotEnoughSpace,
     ScratchRefused,
     SizeCapExceeded,
@@ -32,8 +34,10 @@ from pipelines.settings import Settings
 from pipelines.spool import Delivery, Spool
 from pipelines.storage import Store
 
-_OUTPUT_FILE = "output"
+_OUTPUT_FILE = "output.json"  # nccl-tests looks at the suffix
 _KEPT_BYTES = 16 * 2**20  # of the file the tool wrote; 200 times the largest fio document seen
+
+_DEVICE_SCRATCH_BYTES = 2**20  # a job on a raw device writes no more than fio's document elsewhere
 
 _NOT_STAGED = Refusal(outcome=Outcome.NOT_MEASURED, reason="its dataset was not staged; only a run does that")
 _NO_PEER = Refusal(
@@ -61,10 +65,21 @@ class Machine:
     datasets: Mapping[str, Path | Refusal] = field(default_factory=dict)
     addresses: Mapping[str, str] = field(default_factory=dict)  # of the other nodes, for pairs
     watch: busy.Watch = field(default_factory=busy.Watch)
+    approval: approvals.Approval | None = None  # of jobs on raw devices
 
 
-def run_jobs(settings: Settings, store: Store, plan: Plan, node_name: str, attempt: int, say: Say) -> tuple[str, ...]:
+def run_jobs(
+    settings: Settings,
+    store: Store,
+    plan: Plan,
+    node_name: str,
+    attempt: int,
+    say: Say,
+    approval: approvals.Approval | None = None,
+) -> tuple[str, ...]:
     """Run the jobs that the node does alone, in the plan's order, and store each raw output before anyone judges it.
+
+    Those on raw devices are left out; with an `approval`, which may say no, they and no others are run.
 
     The lease is taken once for all of them, so that the repeats of a case follow each other. A job that has a raw
     output already, of whichever attempt, is not run again. The datasets that the others need are staged before the
@@ -78,8 +93,8 @@ def run_jobs(settings: Settings, store: Store, plan: Plan, node_name: str, attem
             retry goes on after them.
     """
     settings.require_node(node_name)
-    jobs = plan.solo_jobs_of(node_name)
-    if not jobs and not plan.pair_jobs_of(node_name):
+    jobs = plan.device_jobs_of(node_name) if approval else plan.solo_jobs_of(node_name)
+    if not plan.jobs_of(node_name) and not plan.pair_jobs_of(node_name):
         raise Unknown(f"node in the plan of run {plan.run_id}", node_name, tuple(node.name for node in plan.nodes))
     spool = Spool.of(settings, store)
     spool.send(store, say)
@@ -94,7 +109,8 @@ def run_jobs(settings: Settings, store: Store, plan: Plan, node_name: str, attem
         if waited_s:  # another attempt of this very run may have held the lease
             stored = stored_keys(store, plan.run_id, node_name)
         missing = [(number, job) for number, job in enumerate(jobs, start=1) if job.job_id not in stored]
-        with _with_datasets(settings, store, machine, (job for _, job in missing), say) as ready:
+        approved = replace(machine, approval=approval)
+        with _with_datasets(settings, store, approved, (job for _, job in missing), say) as ready:
             for number, job in missing:
                 first_s = waited_s if job is missing[0][1] else 0.0  # the first job's row has the wait
                 raw = measure(ready, job, say, f"{number}/{len(jobs)} ", first_s)
@@ -122,7 +138,7 @@ def measure(machine: Machine, job: Job, say: Say, progress: str = "", lease_wait
     say(f"{what}: about {job.seconds:.0f} s")
     try:
         raw = _run(machine, job, lease_wait_s)
-    except (ScratchRefused, SizeCapExceeded, NotEnoughSpace, BadParameter, Unknown) as e:
+    except (ScratchRefused, SizeCapExceeded, NotEnoughSpace, DeviceRefused, NotApproved, BadParameter, Unknown) as e:
         raw = refused(machine, job, Refusal(outcome=Outcome.CONFIG, reason=str(e)), lease_wait_s)
     except (ToolNotFound, ToolNotStarted) as e:
         raw = refused(machine, job, Refusal(outcome=Outcome.NOT_MEASURED, reason=str(e)), lease_wait_s)
@@ -221,9 +237,22 @@ def _run(machine: Machine, job: Job, lease_wait_s: float) -> RawOutput:
     if (seen := machine.watch.before()).state != "free":
         return refused(machine, job, _contended(seen), lease_wait_s)
     tool = machine.tools[job.benchmark]
-    with guard.scratch(machine.node, machine.home, job.job_id, job.written_bytes) as scratch:
+    scratch_bytes = _DEVICE_SCRATCH_BYTES if job.device else job.written_bytes
+    with _disk(machine, job) as disk, guard.scratch(machine.node, machine.home, job.job_id, scratch_bytes) as scratch:
         output = scratch.path / _OUTPUT_FILE
-        place = Workplace(scratch.path, output, scratch.direct_io, tool.version or "", files, peer)
+        path = disk.path if disk else None
+        place = Workplace(
+            scratch.path,
+            output,
+            scratch.direct_io,
+            tool.version or "",
+            files,
+            peer,
+            path,
+            cpus=len(os.sched_getaffinity(0)),
+            gpus=gpus.count(machine.environment.facts),
+            tool_help=tool.help,
+        )
         command = descriptor.command(params, place)
         done = process.run(
             command.argv,
@@ -237,6 +266,7 @@ def _run(machine: Machine, job: Job, lease_wait_s: float) -> RawOutput:
     facts = {**command.labels, "filesystem": scratch.filesystem, "direct_io": str(scratch.direct_io).lower()}
     facts |= {"busy_after": seen.reason} if seen.state != "free" else {}
     facts |= {"dataset": job.dataset} if job.dataset else {}
+    facts |= {"device": disk.serial, "device_name": disk.name} if disk else {}
     return _raw(
         machine,
         job,
@@ -252,6 +282,13 @@ def _run(machine: Machine, job: Job, lease_wait_s: float) -> RawOutput:
         duration_s=done.duration_s,
         facts={**facts, **({"output_truncated": "true"} if truncated else {})},
     )
+
+
+def _disk(machine: Machine, job: Job) -> AbstractContextManager[devices.Device | None]:
+    """The disk of a job that writes to one, once it may."""
+    if benchmark.get(job.benchmark).device is None:
+        return nullcontext()
+    return devices.claimed(approvals.allowed(machine.approval, job), job.written_bytes)
 
 
 def _without(name: str, files: Path | None) -> Refusal:

@@ -46,7 +46,7 @@ def make(
         for node in nodes
         for entry in suite.entries
         if not _is_pair(entry) and not _lacking(node, entry)
-        for job in jobs_of_entry(run_id, node.name, entry, overrides, repeats, datasets)
+        for job in _with_devices(node, jobs_of_entry(run_id, node.name, entry, overrides, repeats, datasets))
     }
     entries = [entry.model_copy(update={"repeats": repeats or entry.repeats}) for entry in suite.entries]
     jobs |= {job.job_id: job for job in _paired(run_id, nodes, entries, overrides, rules or tournament.Rules())}
@@ -64,6 +64,16 @@ def make(
         jobs=tuple(jobs.values()),
         left_out=tuple(_left_out(suite, nodes)),
     )
+
+
+def _with_devices(node: Node, jobs: Iterable[Job]) -> Iterator[Job]:
+    """The jobs, each with the disk that it writes to as a whole; with none where the inventory lists not so many."""
+    for job in jobs:
+        descriptor = benchmark.get(job.benchmark)
+        if descriptor.device and (left := node.devices[descriptor.device(descriptor.params_of(job)) :]):
+            yield job.model_copy(update={"device": left[0]})
+        else:
+            yield job
 
 
 def _lacking(node: Node, entry: SuiteEntry) -> tuple[str, ...]:
@@ -192,9 +202,11 @@ def preview(job: Job, scratch: Path) -> tuple[str, ...]:
     """The command the job will run, as far as it is known before the node has looked at its scratch directory."""
     descriptor = benchmark.get(job.benchmark)
     own = scratch / f"fleetmark-{job.job_id}"
-    place = benchmark.Workplace(scratch=own, output=own / "output", direct_io=True, tool_version="")
+    place = benchmark.Workplace(scratch=own, output=own / "output.json", direct_io=True, tool_version="")
     if job.peer and job.port:
         place = replace(place, peer=benchmark.Peer(job.peer, job.port))
+    if descriptor.device:  # its path is looked up by the serial number when it is opened
+        place = replace(place, device=PurePath(job.device or "DEVICE"))
     if job.dataset:  # its folder is named when it is made
         place = replace(place, files=PurePath(job.dataset))
     return descriptor.command(descriptor.params_of(job), place).argv

@@ -24,6 +24,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 DatasetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(@[A-Za-z0-9][A-Za-z0-9._-]{0,62})?$")]
 """NAME@TAG or NAME@ID; NAME alone is NAME@latest."""
 
+DeviceSerial = Annotated[str, Field(pattern=r"^(loop:)?[A-Za-z0-9][A-Za-z0-9._+-]{2,126}$")]
+"""The serial number of a disk, as `devices` reads it."""
+
 DatasetVersion = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}@[0-9a-f]{32}$")]
 """NAME@ID, with all digits of the id: the same bytes for ever."""
 
@@ -58,6 +61,7 @@ class Node(Record):
     free_floor_bytes: Annotated[int, Field(ge=0, lt=2**63)] = 2 * 2**30
     features: tuple[Name, ...] = ()
     files: str | None = None  # an absolute folder with what jobs without a dataset read: models
+    devices: Annotated[tuple[DeviceSerial, ...], Field(max_length=64)] = ()  # disks whose content may be destroyed
     drained: bool = False  # no run takes it
     address: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}$")] | None = None  # for its peers
     labels: Labels = {}
@@ -105,6 +109,7 @@ class Job(Record):
     seconds: NonNegativeFloat  # expected
     written_bytes: Annotated[int, Field(ge=0)]  # at most
     dataset: DatasetVersion | None = None
+    device: DeviceSerial | None = None  # the disk that it writes to, where that has no filesystem
     # A benchmark between two nodes has one job for both: `node` is the client, and the server has no row of its own.
     peer: Name | None = None  # the server
     round: PositiveInt | None = None  # in which each node stands in one pair at most
@@ -132,8 +137,17 @@ class Plan(Record):
         return tuple(job for job in self.jobs if job.node == node)
 
     def solo_jobs_of(self, node: str) -> tuple[Job, ...]:
-        """The jobs that the node does by itself."""
-        return tuple(job for job in self.jobs if job.node == node and job.peer is None)
+        """The jobs that the node does by itself, and that nobody has to approve."""
+        return tuple(job for job in self.jobs if job.node == node and job.peer is None and job.device is None)
+
+    def device_jobs_of(self, node: str) -> tuple[Job, ...]:
+        """The jobs that write to the node's disks, which a second person has to approve."""
+        return tuple(job for job in self.jobs if job.node == node and job.device is not None)
+
+    def device_nodes(self) -> tuple[str, ...]:
+        """The nodes that have such jobs, in the plan's order."""
+        having = {job.node for job in self.jobs if job.device is not None}
+        return tuple(node.name for node in self.nodes if node.name in having)
 
     def pair_jobs_of(self, node: str, *, again: bool = False) -> tuple[Job, ...]:
         """The jobs in which the node is the client or the server, in the order of their rounds."""

@@ -56,6 +56,9 @@ class Settings(Record):
     spool_wait_s: float = Field(
         default=600.0, ge=0, description="how long a node's task waits at its end for a store that is away"
     )
+    approval_wait_s: float = Field(
+        default=14400.0, gt=0, description="how long a run waits for somebody to approve its jobs on raw devices"
+    )
     dags: Path = Field(default=Path("dags"), description="folder of the DAG files, for the embedded Airflow")
     nightly: str = Field(default="0 2 * * *", description="when fleet_benchmark runs, cron in UTC; empty: never")
     weekly: str = Field(default="0 5 * * 0", description="when results_maintenance runs, cron in UTC; empty: never")

@@ -131,6 +131,22 @@ def measure(
     return shell.run_jobs(settings, store, made, node, attempt, say)
 
 
+def measure_devices(
+    settings: Settings, store: Store, run_id: str, node: str, attempt: int, say: Callable[[str], None], *, approval: str
+) -> tuple[str, ...]:
+    """The same of the node's jobs on raw devices, as far as the approval of this hash allows; the others are refused.
+
+    Raises as well:
+        CorruptObject: the approval or the plan in the store is not what was decided about.
+    """
+    from pipelines import approvals
+    from pipelines import node as shell
+
+    made, decided = approvals.load(store, run_id, approval)
+    arrivals.record(settings, store, run_id, node, attempt)
+    return shell.run_jobs(settings, store, made, node, attempt, say, decided)
+
+
 def pair_up(store: Store, run_id: str, *, again: bool = False) -> tuple[str, ...]:
     """The nodes that stand in rounds with others, but for those that the run did not reach."""
     made = load_plan(store, run_id)

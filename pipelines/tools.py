@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipelines import benchmark, process
 from pipelines.benchmark import Benchmark
@@ -24,16 +24,24 @@ class Tool:
     version: str | None = None
     simulated: bool = False
     refusal: Refusal | None = None
+    help: str = ""  # the options it knows, in its own words, where its benchmark asks for them
 
 
 def find(descriptor: Benchmark, environ: Mapping[str, str] = os.environ) -> Tool:
-    """Ask the tool for its version."""
+    """Ask the tool for its version, and for its options where the descriptor says how."""
     try:
-        done = process.run(descriptor.version_argv, timeout_s=_TIMEOUT_S, environ=environ)
+        tool = judge(descriptor, _printed(descriptor.version_argv, environ))
+        if tool.refusal or not descriptor.help_argv:
+            return tool
+        return replace(tool, help=_printed(descriptor.help_argv, environ))
     except (ToolNotFound, ToolNotStarted) as e:
         reason = f"{e}; install it: {descriptor.install_hint}"
         return Tool(descriptor.tool, refusal=Refusal(outcome=Outcome.NOT_MEASURED, reason=reason))
-    return judge(descriptor, done.stdout + done.stderr)
+
+
+def _printed(argv: tuple[str, ...], environ: Mapping[str, str]) -> str:
+    done = process.run(argv, timeout_s=_TIMEOUT_S, environ=environ)
+    return done.stdout + done.stderr
 
 
 def find_all(environ: Mapping[str, str] = os.environ) -> Mapping[str, Tool]:

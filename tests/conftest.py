@@ -26,7 +26,7 @@ _FIRST = (
     "integration/test_demo.py",
 )  # they take long
 _ONE_FLEET = ("credentials", "faults", "fleet", "pairs", "tls")
-_ONE_AIRFLOW = ("airflow", "airflow_ui", "datasets")
+_ONE_AIRFLOW = ("airflow", "airflow_ui", "approval", "datasets")
 _TOGETHER = {
     **{f"fleet/test_{name}.py": "fleet" for name in _ONE_FLEET},
     **{f"integration/test_{name}.py": "integration" for name in _ONE_AIRFLOW},

@@ -84,6 +84,8 @@ def run_(name: str, params: "dict[str, Scalar]", node: str | None, files: str | 
     if files:
         place = place.model_copy(update={"files": files})
     descriptor = benchmark.get(name)
+    if descriptor.device:
+        raise click.UsageError(f"benchmark {name} {options.ONLY_IN_AIRFLOW}")
     job = _job(descriptor, place.name, params)
     parsed = descriptor.parse(run_once(current, place, job, say=console.say))
     if as_json:

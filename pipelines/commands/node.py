@@ -48,6 +48,20 @@ def measure(run_id: str, name: str, attempt: int) -> None:
 @_run_id
 @_name
 @_attempt
+@click.option("--approval", required=True, metavar="SHA256", help="The hash of what was decided about the run.")
+def measure_devices(run_id: str, name: str, attempt: int, approval: str) -> None:
+    """Run the jobs on the node's raw devices, which somebody has approved in the Airflow UI."""
+    from pipelines import stages
+
+    settings, store = deployment()
+    done = stages.measure_devices(settings, store, run_id, name, attempt, click.echo, approval=approval)
+    click.echo(f"{len(done)} raw outputs are in the store")
+
+
+@node.command()
+@_run_id
+@_name
+@_attempt
 def exchange(run_id: str, name: str, attempt: int) -> None:
     """Stand in the node's rounds of benchmarks between two nodes, while all of the run's nodes do."""
     _exchange(run_id, name, attempt, again=False)

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+ONLY_IN_AIRFLOW = (
+    "writes to raw devices, and somebody else has to approve that: start it in the Airflow UI, as a suite of the DAG "
+    "fleet_benchmark"
+)
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document for scripts.")
 
 

@@ -41,11 +41,14 @@ def run(as_json: bool, **asked: Any) -> None:
 
     The plan must be for this machine alone: select it with --nodes where the inventory lists more.
     """
-    from pipelines import settings, stages, storage
+    from pipelines import benchmark, settings, stages, storage
 
     current = settings.load()
     store = storage.open_store(current)
-    made = stages.publish_plan(store, _new_plan(current, asked))
+    made = _new_plan(current, asked)
+    if any(benchmark.get(job.benchmark).device for job in made.jobs):
+        raise click.UsageError(f"suite {made.suite} {options.ONLY_IN_AIRFLOW}")
+    made = stages.publish_plan(store, made)
     console.say(f"run {made.run_id}: {len(made.jobs)} jobs, about {sum(job.seconds for job in made.jobs):.0f} s")
     stages.measure(current, store, made.run_id, _only_node(made), 1, console.say)
     _land(store, made.run_id, as_json)

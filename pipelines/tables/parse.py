@@ -24,7 +24,14 @@ _AT_ONCE = 64  # raw outputs in memory: fio's are 0.1 MB each, a fleet's night h
 _AT_ONCE_BYTES = 2**28  # ... and that is all a node can put into one with 16 MiB of each stream of a tool
 _MOST_BYTES = 2**29  # of one that is read at all
 _PIECE_BYTES = 2**23
-_SHARED_CODE = ("records.py", "histograms.py", "tables/rows.py", "tables/schema.py")
+_SHARED_CODE = (
+    "records.py",
+    "histograms.py",
+    "fio_document.py",
+    "fio_results.py",
+    "tables/rows.py",
+    "tables/schema.py",
+)
 
 
 class Inputs(Record):

@@ -51,6 +51,6 @@ def expand(work: Any, nodes: "XComArg", *arguments: str) -> Any:
         task_id=name,
         verb=name.replace("_", "-"),
         arguments=("--attempt", "{{ ti.try_number }}", *arguments),
-        queue=work.kwargs["queue"],
+        **{name: work.kwargs[name] for name in ("queue", "trigger_rule") if name in work.kwargs},
         map_index_template="{{ task.node }}",
     ).expand(node=nodes)

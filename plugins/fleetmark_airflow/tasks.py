@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk import Asset, get_current_context, task
 
+from fleetmark_airflow.approval import APPROVAL, APPROVE, ApproveDevices
 from fleetmark_airflow.on_node import IS_SSH, ON_NODE, ON_PAIR, ONE_AT_A_TIME, SSH_GIVES_UP_AFTER_S
 from fleetmark_airflow.retries import OnlyInfrastructure
 from fleetmark_airflow.routing import PRIORITY
@@ -14,6 +15,8 @@ from pipelines import settings as edge
 from pipelines.tenants import NIGHTLY
 
 if TYPE_CHECKING:
+    from airflow.sdk.definitions.xcom_arg import XComArg
+
     from pipelines.records import Plan
     from pipelines.settings import Settings
     from pipelines.storage import Store
@@ -65,6 +68,25 @@ def measure(node: str) -> int:
     settings, store = deployment()
     attempt = get_current_context()["ti"].try_number
     return len(stages.measure(settings, store, run(), node, attempt, log.info))
+
+
+@task(map_index_template="{{ task.op_kwargs['node'] }}", trigger_rule="all_done", **ON_NODE)
+def measure_devices(node: str) -> int:
+    """Run the node's jobs on raw devices, as far as they were approved. Returns how many raw outputs there are."""
+    from pipelines import stages
+
+    ti = get_current_context()["ti"]
+    approval = ti.xcom_pull(task_ids=APPROVE, key=APPROVAL)
+    return len(stages.measure_devices(*deployment(), run(), node, ti.try_number, log.info, approval=approval))
+
+
+APPROVED = ("--approval", f"{{{{ ti.xcom_pull(task_ids='{APPROVE}', key='{APPROVAL}') }}}}")
+"""What `measure_devices` is told where it is a verb on the node."""
+
+
+def approve() -> "XComArg":
+    """Ask for the approval of the run's jobs on raw devices. Returns their nodes."""
+    return ApproveDevices(task_id=APPROVE, response_timeout=timedelta(seconds=edge.load().approval_wait_s)).output
 
 
 @task(trigger_rule="all_done_min_one_success")

@@ -10,7 +10,7 @@ from pathlib import Path
 import zstandard
 from pydantic import ValidationError
 
-from pipelines import benchmark, busy, documents, guard, keys, settings, tools
+from pipelines import approvals, benchmark, busy, documents, guard, keys, settings, tools
 from pipelines.commands import node
 from pipelines.datasets import manifest, names
 from pipelines.datasets.cache import Note, Pin
@@ -97,6 +97,10 @@ def all_readers() -> Iterator[Reader]:
     raw, plan = make.raw().model_dump_json().encode(), make.plan().model_dump_json().encode()
     yield Reader("raw output", lambda data: rows.read(RAW_KEY, data, "file:///r"), (), (raw,))
     yield Reader("plan", Plan.model_validate_json, (ValidationError,), (plan,))
+    approval = approvals.decide(make.plan(), "0" * 64, approvals.Answer(granted=True, by=("b",), at=make.AT))
+    yield Reader(
+        "approval", approvals.Approval.model_validate_json, (ValidationError,), (approval.model_dump_json().encode(),)
+    )
     environment = Environment(environment_id="e", facts={"a": 1, "b": ({"c": None},)}).model_dump_json().encode()
     yield Reader("environment", Environment.model_validate_json, (ValidationError,), (environment,))
     yield Reader(

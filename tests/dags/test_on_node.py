@@ -24,6 +24,7 @@ found = {
     dag.dag_id: {
         task.task_id: {
             "upstream": sorted(task.upstream_task_ids),
+            "trigger_rule": str(task.trigger_rule),
             "type": task.task_type,
             "verb": getattr(task, "partial_kwargs", {}).get("verb"),
             "queue": task.queue,
@@ -44,7 +45,7 @@ EXECUTORS = {
 ON_NODES = {
     "dataset_scrub": {"scrub_cache"},
     "dataset_stage": {"stage"},
-    "fleet_benchmark": {"measure", "exchange", "exchange_again"},
+    "fleet_benchmark": {"measure", "measure_devices", "exchange", "exchange_again"},
 }
 
 Tasks = dict[str, dict[str, Any]]
@@ -86,7 +87,10 @@ def test_tasks_of_nodes_go_to_the_executor_that_the_setting_names_and_no_others(
 def test_by_ssh_each_task_of_nodes_is_a_verb_that_there_is_and_the_dags_have_the_same_shape(tmp_path: Path) -> None:
     embedded, agentless = read(tmp_path, ""), read(tmp_path, "ssh")
     shapes = [
-        {name: {task: found["upstream"] for task, found in tasks.items()} for name, tasks in dags.items()}
+        {
+            name: {task: (found["upstream"], found["trigger_rule"]) for task, found in tasks.items()}
+            for name, tasks in dags.items()
+        }
         for dags in (embedded, agentless)
     ]
     assert shapes[0] == shapes[1]
@@ -96,6 +100,22 @@ def test_by_ssh_each_task_of_nodes_is_a_verb_that_there_is_and_the_dags_have_the
     assert {name: tasks for name, tasks in by_ssh.items() if tasks} == ON_NODES
     verbs = {found["verb"] for tasks in on_nodes(agentless).values() for found in tasks.values()}
     assert verbs == set(node.commands)
+
+
+@pytest.mark.usefixtures("home")
+def test_the_hash_of_an_approval_reaches_the_verb_on_the_node() -> None:
+    from fleetmark_airflow.tasks import APPROVED
+
+    class Ti:
+        """Airflow's, which has returned this hash from the task that waits for the approval."""
+
+        @staticmethod
+        def xcom_pull(task_ids: str, key: str) -> str:
+            return {("approve", "approval"): "5e1f"}[task_ids, key]
+
+    rendered = [jinja2.Template(each).render(ti=Ti) for each in APPROVED]
+    given = node.commands["measure-devices"].make_context("measure-devices", ["run-1", "localhost", *rendered]).params
+    assert given["approval"] == "5e1f"
 
 
 @pytest.mark.parametrize(("rate", "sha256"), [(None, False), (2.5, True)])

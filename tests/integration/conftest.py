@@ -1,5 +1,6 @@
 """One whole Airflow for the session: the embedded one, in a directory of its own, on a free port."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,17 @@ from pipelines.tables.query import open_reader
 from tests.following import wait_for
 
 ROOT = Path(__file__).parents[2]
+DISKS = """
+description = "a job that needs an approval, and one that does not"
+
+[[benchmarks]]
+benchmark = "raw_device"
+params = { profile = "rand_write", runtime_s = 0.2, ramp_s = 0.0, size_bytes = 4194304 }
+
+[[benchmarks]]
+benchmark = "fio"
+params = { profile = "rand_read", runtime_s = 0.2, ramp_s = 0.0, size_bytes = 4194304 }
+"""
 FIO = """
 description = "{name}"
 
@@ -33,9 +45,11 @@ def embedded_settings(folder: Path, quick_s: float = 0.2) -> Settings:
     suites.mkdir()
     for name, runtime_s in {"tiny": 0.2, "storage": 0.2, "quick": quick_s, "seconds": 2.0}.items():
         (suites / f"{name}.toml").write_text(FIO.format(name=name, runtime_s=runtime_s))
+    (suites / "disks.toml").write_text(DISKS)
+    shutil.copy(ROOT / "infra/fleet.toml", folder)
     return Settings(
         home=folder / "home",
-        inventory=ROOT / "infra/fleet.toml",
+        inventory=folder / "fleet.toml",
         suites=suites,
         lease_dir=folder,
         dags=ROOT / "dags",

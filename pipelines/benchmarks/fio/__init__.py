@@ -1,10 +1,9 @@
 """fio: bandwidth, IOPS and latency of the node's scratch filesystem under six loads; the descriptor and the command."""
 
-import re
-
-from pipelines.benchmark import Benchmark, Command, Cost, Floor, Metric, Workplace
-from pipelines.benchmarks.fio.output import parse, required
+from pipelines import fio_results, fio_tool
+from pipelines.benchmark import Benchmark, Command, Cost, Floor, Workplace
 from pipelines.benchmarks.fio.params import KIB, MIB, Params, case, labels
+from pipelines.records import Parsed, RawOutput
 
 _RW = {
     "seq_read": "read",
@@ -33,7 +32,7 @@ def command(params: Params, workplace: Workplace) -> Command:
         "--eta=never",
         f"--name={params.profile}",
         "--thread=1",
-        f"--directory={_escaped(str(workplace.scratch))}",
+        f"--directory={fio_tool.escaped(workplace.scratch)}",
         f"--rw={_RW[params.profile]}",
         f"--bs={params.block_size_bytes}",
         f"--iodepth={params.iodepth}",
@@ -47,11 +46,6 @@ def command(params: Params, workplace: Workplace) -> Command:
         *((f"--rwmixread={params.read_percent}",) if params.read_percent is not None else ()),
     )
     return Command(argv=argv, labels={**labels(params), "direct": str(direct).lower()})
-
-
-def _escaped(directory: str) -> str:
-    """fio reads a colon as the end of one directory and the start of the next."""
-    return directory.replace(":", "\\:")
 
 
 def _buffers(params: Params) -> tuple[str, ...]:
@@ -75,14 +69,10 @@ def _duration(params: Params) -> tuple[str, ...]:
         return (f"--fsync={params.fsync_bytes // params.block_size_bytes}", "--end_fsync=1", "--fallocate=none")
     return (
         "--time_based=1",
-        f"--runtime={_milliseconds(params.runtime_s)}ms",
-        f"--ramp_time={_milliseconds(params.ramp_s)}ms",
+        f"--runtime={fio_tool.milliseconds(params.runtime_s)}ms",
+        f"--ramp_time={fio_tool.milliseconds(params.ramp_s)}ms",
         f"--overwrite={int(params.writes)}",
     )
-
-
-def _milliseconds(seconds: float | None) -> int:
-    return round((seconds or 0.0) * 1000)
 
 
 def cost(params: Params) -> Cost:
@@ -110,40 +100,9 @@ def floors(params: Params) -> tuple[Floor, ...]:
     )
 
 
-def version(text: str) -> str | None:
-    """`3.33` of `fio-3.33`; a build between releases keeps its suffix: `3.36-5-g1234`, `3.33-dirty`."""
-    found = re.search(r"^fio-(\d+(?:\.\d+)+(?:-[\w.-]+)?)\s*$", text, re.MULTILINE)
-    return found.group(1) if found else None
-
-
-def _latencies(prefix: str, what: str) -> tuple[Metric, ...]:
-    """50 ns is less than a system call takes; after 10 minutes the kernel has long given up on a request."""
-    meanings = {
-        "mean": "mean",
-        "p50": "median",
-        "p95": "95th percentile",
-        "p99": "99th percentile",
-        "p999": "99.9th percentile",
-        "max": "longest",
-    }
-    return tuple(
-        Metric(f"{prefix}_{name}", "s", "lower", 5e-8, 600.0, f"{meaning} of {what}")
-        for name, meaning in meanings.items()
-    )
-
-
-def _direction(verb: str, done: str) -> tuple[Metric, ...]:
-    """The upper bounds are beyond what a node's memory can do; below the lower ones nothing works any more."""
-    return (
-        Metric(f"{verb}_bandwidth", "B/s", "higher", 1e3, 1e12, f"bytes {done} per second, all jobs together"),
-        Metric(f"{verb}_iops", "1/s", "higher", 1e-2, 1e9, f"{verb} requests completed per second, all jobs together"),
-        *_latencies(f"{verb}_latency", f"the completion latency of a {verb} request"),
-    )
-
-
-def _cpu(name: str, where: str) -> Metric:
-    """fio divides microseconds by truncated milliseconds, so a thread that never waits can pass 1 a little."""
-    return Metric(name, "ratio", "neither", 0.0, 1.05, f"share of its time that a job's thread computed in {where}")
+def parse(raw: RawOutput) -> Parsed:
+    """Raises: UnknownOutput: fio ended well and printed something else than its document."""
+    return fio_results.parse(raw, Params.model_validate, labels)
 
 
 BENCHMARK = Benchmark(
@@ -154,24 +113,23 @@ BENCHMARK = Benchmark(
     "only in the checkpoint profile.",
     cadence="nightly",
     tool="fio",
-    minimum_version=(3, 16),  # fsync latencies and bins in ns are there since 3.6; older than 3.16 was not read
+    minimum_version=fio_tool.MINIMUM_VERSION,
     version_argv=("fio", "--version"),
     install_hint="apt-get install fio",
     writes=True,
     source="https://fio.readthedocs.io/en/latest/fio_doc.html#json-output",
     params=Params,
     metrics=(
-        *_direction("read", "read"),
-        *_direction("write", "written"),
-        *_latencies("sync_latency", "the time an fsync takes"),
-        _cpu("cpu_user", "user space"),
-        _cpu("cpu_system", "the kernel"),
+        *fio_tool.direction("read", "read"),
+        *fio_tool.direction("write", "written"),
+        *fio_tool.latencies("sync_latency", "the time an fsync takes"),
+        *fio_tool.processor(),
     ),
     case=case,
     cost=cost,
-    required=required,
+    required=fio_results.required,
     command=command,
-    version=version,
+    version=fio_tool.version,
     parse=parse,
     floors=floors,
 )

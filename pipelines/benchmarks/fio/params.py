@@ -107,6 +107,11 @@ class Params(Record):
         return self.profile in {"seq_write", "rand_write", "mixed", "checkpoint"}
 
     @property
+    def syncs(self) -> bool:
+        """Whether an fsync is timed: the one that ends a job is not, nor one that would come after the last write."""
+        return self.fsync_bytes is not None and self.fsync_bytes < self.size_bytes
+
+    @property
     def total_bytes(self) -> int:
         """Bytes of all jobs' files together."""
         return self.size_bytes * self.numjobs

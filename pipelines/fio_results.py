@@ -1,19 +1,19 @@
-"""What a raw output of fio says: an outcome, measurements in base units, and the histograms they were taken from."""
+"""What a raw output of fio says, for the benchmarks that run it: an outcome, measurements in base units, histograms."""
 
 import errno
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
+from pipelines import fio_document as document
 from pipelines import histograms
-from pipelines.benchmarks.fio import document
-from pipelines.benchmarks.fio.document import Direction, JobDocument, Latency, Printed
-from pipelines.benchmarks.fio.params import Params, labels
 from pipelines.errors import UnknownOutput
-from pipelines.records import Histogram, Labels, Measurement, Outcome, Parsed, RawOutput, Unit
+from pipelines.fio_document import Direction, JobDocument, Latency, Printed
+from pipelines.records import Histogram, Labels, Measurement, Outcome, Parsed, RawOutput, Scalar, Unit
 
 _NS_PER_S = 10**9
 _MS_PER_S = 10**3
@@ -27,41 +27,63 @@ _NOT_IN_THIS_FIO = re.compile(r"engine \S+ not loadable|unrecognized option")
 _NO_IO_URING = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP})  # by sysctl, seccomp, or an old kernel
 
 
-def required(params: Params) -> frozenset[str]:
+class Load(Protocol):
+    """What was asked of fio, as far as its answer is judged by it."""
+
+    @property
+    def reads(self) -> bool: ...
+    @property
+    def writes(self) -> bool: ...
+    @property
+    def syncs(self) -> bool: ...  # whether an fsync is timed
+    @property
+    def numjobs(self) -> int: ...
+    @property
+    def runtime_s(self) -> float | None: ...
+    @property
+    def total_bytes(self) -> int: ...  # that are written where no runtime is given
+
+
+def required(load: Load) -> frozenset[str]:
     """The metrics without which a run of this load is not OK: all of each direction, and of fsync where it is asked."""
-    verbs = [verb for verb, used in (("read", params.reads), ("write", params.writes)) if used]
+    verbs = [verb for verb, used in (("read", load.reads), ("write", load.writes)) if used]
     rates = {f"{verb}_{rate}" for verb in verbs for rate in ("bandwidth", "iops")}
-    timed = [*verbs, "sync"] if _syncs(params) else verbs
+    timed = [*verbs, "sync"] if load.syncs else verbs
     return frozenset(rates | {f"{verb}_latency_{name}" for verb in timed for name in _LATENCIES})
 
 
-def _syncs(params: Params) -> bool:
-    """Whether an fsync is timed: the one that ends a job is not, nor one that would come after the last write."""
-    return params.fsync_bytes is not None and params.fsync_bytes < params.size_bytes
-
-
-def parse(raw: RawOutput) -> Parsed:
+def parse(
+    raw: RawOutput,
+    params: Callable[[Mapping[str, Scalar]], Load],
+    labels: Callable[[Any], Labels],
+    measured: str | None = None,
+) -> Parsed:
     """Judge and read one attempt. Measurements come with OK and with TRUNCATED, where they say how far it got.
+
+    `params` reads the job's parameters, and `labels` says what of them labels its measurements. Where fio prepared
+    something before it measured, `measured` is the name of the jobs that count.
 
     Raises:
         UnknownOutput: fio ended well and printed something else than its document.
     """
     if raw.refusal is not None:
         return Parsed(outcome=raw.refusal.outcome, reason=raw.refusal.reason)
-    params = _params(raw)
+    load = _load(raw, params)
     printed = _printed(raw)
     notes = tuple(dict.fromkeys(line[:_NOTE_LENGTH] for line in printed.said))[:_NOTES]
     if printed.document is None:
         outcome, reason = _without_document(raw, printed, notes)
         return Parsed(outcome=outcome, reason=reason, notes=notes)
-    jobs = printed.document.jobs
-    failure = _failure(raw, jobs, notes)
+    failure = _failure(raw, printed.document.jobs, notes)
     if failure is not None:
         return Parsed(outcome=failure[0], reason=failure[1], notes=notes)
-    all_labels = {**labels(params), "direct": "true" if jobs[0].direct else "false"}
+    jobs = [job for job in printed.document.jobs if measured is None or job.jobname == measured]
+    if not jobs:
+        return Parsed(outcome=Outcome.TRUNCATED, reason=_interrupted(raw) or _short(load, jobs), notes=notes)
+    all_labels = {**labels(load), "direct": "true" if jobs[0].direct else "false"}
     timed = tuple(_timed(jobs))
     measurements = tuple(_measurements(jobs, timed, all_labels))
-    reason = _interrupted(raw) or _short(params, jobs) or _missing(params, measurements)
+    reason = _interrupted(raw) or _short(load, jobs) or _missing(load, measurements)
     return Parsed(
         outcome=Outcome.TRUNCATED if reason else Outcome.OK,
         reason=reason,
@@ -71,9 +93,9 @@ def parse(raw: RawOutput) -> Parsed:
     )
 
 
-def _params(raw: RawOutput) -> Params:
+def _load(raw: RawOutput, params: Callable[[Mapping[str, Scalar]], Load]) -> Load:
     try:
-        return Params.model_validate(dict(raw.job.params))
+        return params(dict(raw.job.params))
     except ValidationError as e:
         raise UnknownOutput("fio", "a job with parameters of this benchmark", str(dict(raw.job.params))) from e
 
@@ -117,7 +139,10 @@ def _failure(raw: RawOutput, jobs: Sequence[JobDocument], notes: Sequence[str]) 
         if job.error:
             said = f"{errno.errorcode.get(job.error, f'errno {job.error}')} ({_error_text(job.error)})"
             if job.error == errno.EINVAL and job.direct:
-                return Outcome.CONFIG, f"{said} with direct I/O: the filesystem does not take it in this block size"
+                return (
+                    Outcome.CONFIG,
+                    f"{said} with direct I/O: the filesystem or the device does not take it in this block size",
+                )
             if job.error in _NO_IO_URING and job.options.get("ioengine") == "io_uring":
                 return Outcome.CONFIG, f"{said} with io_uring: this node does not allow it; choose another engine"
             return Outcome.TOOL_FAILED, f"{said}: {_said(notes)}"
@@ -134,19 +159,19 @@ def _said(notes: Sequence[str]) -> str:
     return next((note for note in notes if note.startswith("fio:")), "it gave no reason")
 
 
-def _short(params: Params, jobs: Sequence[JobDocument]) -> str:
+def _short(load: Load, jobs: Sequence[JobDocument]) -> str:
     """In what way the jobs did less than was asked."""
-    if len(jobs) < params.numjobs:
-        return f"{len(jobs)} of {params.numjobs} jobs reported"
-    if params.runtime_s is None:
+    if len(jobs) < load.numjobs:
+        return f"{len(jobs)} of {load.numjobs} jobs reported"
+    if load.runtime_s is None:
         written = sum(job.write.io_bytes for job in jobs)
-        return f"{written} of {params.total_bytes} B were written" if written < params.total_bytes else ""
+        return f"{written} of {load.total_bytes} B were written" if written < load.total_bytes else ""
     ran_s = min(max(job.read.runtime, job.write.runtime) for job in jobs) / _MS_PER_S
-    return f"{ran_s:g} of {params.runtime_s:g} s were measured" if ran_s < params.runtime_s * _FULL else ""
+    return f"{ran_s:g} of {load.runtime_s:g} s were measured" if ran_s < load.runtime_s * _FULL else ""
 
 
-def _missing(params: Params, measurements: Sequence[Measurement]) -> str:
-    missing = required(params) - {measurement.metric for measurement in measurements}
+def _missing(load: Load, measurements: Sequence[Measurement]) -> str:
+    missing = required(load) - {measurement.metric for measurement in measurements}
     return f"the document gives no {', '.join(sorted(missing))}" if missing else ""
 
 

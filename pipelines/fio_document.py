@@ -38,6 +38,7 @@ class Sync(_Reading):
 
 
 class JobDocument(_Reading):
+    jobname: str = ""
     error: int  # errno
     read: Direction
     write: Direction
