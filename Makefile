@@ -3,9 +3,10 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 COMPILE := .venv/bin/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header $(UPGRADE)
-FLEET := fio iperf3 ceph postgres redis sshd nginx ip
+TOOLS := fio iperf3 sysbench stress-ng numactl
+FLEET := $(TOOLS) ceph postgres redis sshd nginx ip
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-fast fleet-test check bench fuzz docs sbom lock clean
+.PHONY: help demo up down test test-fast fleet-test check bench fuzz docs sbom audit lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -23,11 +24,11 @@ down: ## stop it
 	@.venv/bin/fleetmark down
 
 test: ## run every test, with real servers, a browser and a whole Airflow
-	@infra/bootstrap.sh dev chromium $(FLEET)
+	@infra/bootstrap.sh dev chromium llama $(FLEET)
 	@$(PYTHON) -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 test-fast: ## run the tests that need no server
-	@infra/bootstrap.sh dev fio iperf3
+	@infra/bootstrap.sh dev $(TOOLS)
 	@$(PYTHON) -m pytest -m "not integration" -n auto
 
 fleet-test: ## run the tests of a fleet: four nodes in network namespaces, and everything that may befall them
@@ -55,7 +56,11 @@ docs: ## write docs/benchmarks.md from the benchmarks' descriptors
 
 sbom: ## write sbom.json, every package of a fleet as CycloneDX
 	@infra/bootstrap.sh dev
-	.venv/bin/uvx --from cyclonedx-bom cyclonedx-py requirements requirements/fleet.lock --of JSON -o sbom.json
+	.venv/bin/uvx --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements/fleet.lock --pyproject pyproject.toml --output-reproducible -o sbom.json
+
+audit: ## ask who knows about vulnerabilities of the locked packages; fails where nobody answers, too
+	@infra/bootstrap.sh dev
+	@$(PYTHON) -m tests.audit
 
 lock: ## resolve the locks from pyproject.toml; UPGRADE=--upgrade takes what is new
 	@infra/bootstrap.sh dev

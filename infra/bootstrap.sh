@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv from a lock and sees to the programs that are named. Instant when there is nothing to do.
 #
-#   infra/bootstrap.sh control|fleet|worker|dev [fio] [iperf3] [chromium] [ceph] [postgres] [redis] [sshd] [nginx] [ip]
+#   infra/bootstrap.sh control|fleet|worker|dev [PROGRAM ...]
 #
 # `control` runs the demo; `fleet` is a fleet's control plane and `worker` a node of it; `dev` has the tests' packages, too,
 # and serves as each of them. Programs come from apt when this is root, else one line says what to install.
@@ -84,6 +84,47 @@ sync_venv() {
     fingerprint "$set_name" >".venv/synced-$set_name"
 }
 
+# Debian sid's llama.cpp with its own libc, unpacked in .venv/llama and run from there: nothing of it is installed, and no
+# root is needed. apt takes it from where this machine's own release comes from, and checks Debian's signature.
+unpack_llama() {
+    local build="build llama.cpp (its docs/build.md), and put llama-bench and llama-batched-bench on the PATH"
+    local codename from keyring
+    codename=$(. /etc/os-release 2>/dev/null && echo "${VERSION_CODENAME:-}") || true
+    keyring=$(ls /usr/share/keyrings/debian-archive-keyring.[gp]* 2>/dev/null | head -n 1) || true
+    has apt-get dpkg-deb && [ -n "$keyring" ] || fail "llama-bench is missing, and only on Debian it is fetched: $build"
+    from=$(apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' |
+        awk -v own="^($codename|stable|testing|unstable|sid)$" '$1 ~ own && !found { print $2; found = 1 }')
+    [ -n "$from" ] || fail "llama-bench is missing, and apt has no source of $codename from whose mirror to take it: $build"
+    echo "bootstrap: fetching llama.cpp of Debian sid" >&2
+    local new=$PWD/.venv/llama.new libraries package program
+    rm -rf "$new"
+    mkdir -p "$new/bin" "$new/apt/lists/partial" "$new/apt/archives/partial"
+    : >"$new/apt/status"
+    echo "deb [signed-by=$keyring] $from sid main" >"$new/apt/sid.list"
+    local own_apt=(apt-get -qq -o "Dir::Etc::SourceList=$new/apt/sid.list" -o Dir::Etc::SourceParts=/dev/null
+        -o "Dir::State=$new/apt" -o "Dir::State::status=$new/apt/status" -o "Dir::Cache=$new/apt"
+        -o APT::Sandbox::User=root -o Acquire::Languages=none -o Acquire::Check-Valid-Until=false -o Acquire::Retries=3)
+    "${own_apt[@]}" update && (cd "$new/apt" && "${own_apt[@]}" download llama.cpp-tools llama.cpp-tools-extra libllama0 \
+        libggml0 libc6 libstdc++6 libgcc-s1 libgomp1 libssl3t64 libzstd1 zlib1g) ||
+        fail "llama.cpp of Debian sid could not be fetched from $from; $build"
+    for package in "$new"/apt/*.deb; do dpkg-deb -x "$package" "$new"; done
+    rm -rf "$new/apt"
+    libraries=$(echo "$new"/usr/lib/*-linux-gnu*)
+    # llama.cpp looks for the variants of its code for this processor beside the program, which is the loader here
+    (cd "$libraries" && ln -s ggml/backends*/*.so .)
+    for program in llama-bench llama-batched-bench; do
+        cat >"$new/bin/$program" <<EOF
+#!/bin/sh
+usr=\${0%/*}/../usr
+lib=\$usr/lib/${libraries##*/}
+exec "\$lib"/ld-linux*.so.* --library-path "\$lib:\$lib/llama" "\$usr/bin/$program" "\$@"
+EOF
+        chmod +x "$new/bin/$program"
+    done
+    rm -rf .venv/llama
+    mv "$new" .venv/llama
+}
+
 exec 9>.venv.lock
 flock 9 # two makes at once: the second waits, and then finds it done
 make_venv
@@ -91,10 +132,11 @@ sync_venv
 
 for program in "$@"; do
     case $program in
-    fio | iperf3 | chromium) has "$program" || apt_install "$program" "$program" ;;
+    fio | iperf3 | sysbench | stress-ng | numactl | chromium) has "$program" || apt_install "$program" "$program" ;;
     ceph) has radosgw ceph-mon ceph-osd || apt_install "Ceph's S3 gateway" radosgw ceph-mon ceph-osd ceph-common ;;
     postgres) has /usr/lib/postgresql/*/bin/postgres || apt_install PostgreSQL postgresql ;;
     nginx) has /usr/sbin/nginx || apt_install nginx nginx-light ;;
+    llama) has llama-bench llama-batched-bench || [ -d .venv/llama ] || unpack_llama ;;
     ip) has ip || apt_install iproute2 iproute2 ;;
     redis) has redis-server || apt_install Redis redis-server ;;
     sshd) has /usr/sbin/sshd ssh-keygen || apt_install OpenSSH openssh-server openssh-client ;;

@@ -64,7 +64,8 @@ def run_rounds(
     spool.send(store, say)
     delivery = Delivery(store, spool, say)
     addresses = {each.name: each.reached_at for each in plan.nodes}
-    with node.prepared(settings, plan.node(node_name), plan.run_id, attempt, say) as (prepared, lease_wait_s):
+    place, benchmarks = plan.node(node_name), plan.benchmarks_of(node_name)
+    with node.prepared(settings, place, plan.run_id, attempt, benchmarks, say) as (prepared, lease_wait_s):
         machine = replace(prepared, addresses=addresses)
         _attend(store, machine, jobs, say, again=again)
         delivery.create(

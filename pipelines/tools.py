@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 
 from pipelines import benchmark, process
@@ -44,9 +44,11 @@ def _printed(argv: tuple[str, ...], environ: Mapping[str, str]) -> str:
     return done.stdout + done.stderr
 
 
-def find_all(environ: Mapping[str, str] = os.environ) -> Mapping[str, Tool]:
-    """The tool of every benchmark, by the benchmark's name."""
-    return {name: find(descriptor, environ) for name, descriptor in benchmark.discover().items()}
+def find_all(environ: Mapping[str, str] = os.environ, of: Container[str] | None = None) -> Mapping[str, Tool]:
+    """The tool of every benchmark, or of those named, by the benchmark's name."""
+    return {
+        name: find(descriptor, environ) for name, descriptor in benchmark.discover().items() if of is None or name in of
+    }
 
 
 def judge(descriptor: Benchmark, printed: str) -> Tool:

@@ -1,5 +1,6 @@
 """The tools of a machine: found in their version, missing, too old, or stand-ins that say so."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,13 @@ def test_answer_that_names_no_version_is_not_measured(script: str, tmp_path: Pat
 @pytest.mark.parametrize(("printed", "enough"), [("3.15", False), ("3.16", True), ("3.9", False), ("4.0-rc1", True)])
 def test_versions_are_compared_as_numbers(printed: str, enough: bool) -> None:
     assert (tools.judge(FIO, f"fio-{printed}\n").refusal is None) is enough
+
+
+def test_options_are_asked_where_the_benchmark_says_how(tmp_path: Path) -> None:
+    asking = replace(FIO, help_argv=("fio", "--help"))
+    environ = _fio(tmp_path, '[ "$1" = --help ] && echo "-o, --output FILE" || echo fio-3.33')
+    assert tools.find(asking, environ).help == "-o, --output FILE\n"
+    assert tools.find(FIO, environ).help == ""
 
 
 def test_stand_in_marks_itself_as_simulated(tmp_path: Path) -> None:
