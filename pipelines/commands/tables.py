@@ -88,11 +88,16 @@ def export(source: str, path: Path, form: str | None, as_of: int | datetime | No
 def show_overview(store: "Store", run: str, as_json: bool) -> None:
     """The results of one run, for verbs that end with them."""
     from pipelines.tables import results as summaries
-    from pipelines.tables.overview import overview
+    from pipelines.tables.overview import others, overview
 
     with _reader(store, None) as reader:
         found = summaries.results(reader, run=run)
-    _print(summaries.as_result(found), "json") if as_json else _print(overview(found), None)
+    if as_json:
+        return _print(summaries.as_result(found), "json")
+    tables = [table for table in (overview(found), others(found)) if table.rows]
+    for table in tables or [overview(found)]:
+        _print(table, None)
+    return None
 
 
 def _print_results(reader: "Reader", form: str | None, **which: str | None) -> None:
