@@ -1,57 +1,67 @@
-"""The GPUs of this machine and their driver, as `nvidia-smi` tells them; nothing where there is none."""
+"""The GPUs of this machine and their driver, as NVML or `nvidia-smi` tells them; nothing where there is none."""
 
-import csv
 import os
-import re
+import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
-from pipelines import process
+from pydantic import ValidationError
+
+from pipelines import nvidia_gpus, probe_tool, process
 from pipelines.errors import ToolNotFound, ToolNotStarted
+from pipelines.nvidia_gpus import Gpu
+from pipelines.records import Record
 
-_FIELDS = (
-    "name",
-    "driver_version",
-    "vbios_version",
-    "memory.total",
-    "power.limit",
-    "ecc.mode.current",
-    "mig.mode.current",
-)
-_TIMEOUT_S = 30.0  # without persistence mode the driver wakes every GPU first
-_ABSENT = re.compile(r"\[.*\]|N/A|")  # [N/A], [Not Supported], [Unknown Error], [GPU requires reset]
+_DRIVER = Path("/proc/driver/nvidia")
+_TIMEOUT_S = 90.0  # the probe waits 30 s for each answer
 
 Fact = str | int | tuple[Mapping[str, str | int | None], ...] | None
 
 
-def facts(environ: Mapping[str, str] = os.environ) -> dict[str, Fact]:
-    """The driver's version and the GPUs, equal ones counted. Empty when there is no nvidia-smi.
+class _Document(Record):
+    probe: str
+    source: str
+    gpus: tuple[Gpu, ...] = ()
+    csv: str = ""
+    nvml: str = ""
 
-    One that is there and fails is a fact as well (`gpu_problem`): such a node is not one without GPUs.
+
+def facts(environ: Mapping[str, str] = os.environ) -> dict[str, Fact]:
+    """The driver's version and the GPUs, equal ones counted. Empty when there is no driver.
+
+    One that is there and fails is a fact as well (`gpu_problem`): such a node is not one without GPUs. A process of its
+    own asks, which a stuck driver cannot keep from being given up.
     """
-    argv = ("nvidia-smi", f"--query-gpu={','.join(_FIELDS)}", "--format=csv,nounits")
+    if not _DRIVER.exists() and shutil.which("nvidia-smi", path=environ.get("PATH", os.defpath)) is None:
+        return {}
     try:
-        done = process.run(argv, timeout_s=_TIMEOUT_S, environ=environ)
-    except (ToolNotFound, ToolNotStarted):
+        done = process.run((probe_tool.PROGRAM, "nvidia_smi"), timeout_s=_TIMEOUT_S, environ=environ)
+    except (ToolNotFound, ToolNotStarted) as e:
+        return {"gpu_problem": str(e)}
+    if done.exit_status == probe_tool.UNAVAILABLE:
         return {}
     if done.exit_status != 0:
-        said = (done.stdout + done.stderr).strip().splitlines() or ["nothing"]
-        ending = "did not end" if done.timed_out else f"ended with status {done.exit_status}"
-        return {"gpu_problem": f"nvidia-smi {ending} and said: {said[0][:200]}"}
-    return parse(done.stdout)
+        said = done.stderr.strip().splitlines() or ["nothing"]
+        return {"gpu_problem": "the driver does not answer" if done.timed_out else said[-1][:300]}
+    try:
+        document = _Document.model_validate_json(done.stdout)
+    except ValidationError:
+        return {"gpu_problem": f"{probe_tool.PROGRAM} nvidia_smi printed {done.stdout[:200]!r}"}
+    return parse(document.csv) if document.source == "csv" else told(document.gpus)
 
 
 def parse(text: str) -> dict[str, Fact]:
-    """The facts in the answer of `--format=csv,nounits`, whose header names fields and units. Pure.
+    """The facts in the answer of `nvidia-smi --format=csv,nounits`. Pure."""
+    return told(nvidia_gpus.from_csv(text))
 
-    A field without a value ("[N/A]") is absent; so is one whose unit is not the documented one.
-    """
-    rows = [tuple(cell.strip() for cell in row) for row in csv.reader(text.splitlines())]
-    gpus = [dict(zip(rows[0], row, strict=True)) for row in rows[1:] if len(row) == len(rows[0])]
-    known = [{name: cell for name, cell in gpu.items() if not _ABSENT.fullmatch(cell)} for gpu in gpus]
-    counted = Counter(tuple(_gpu(gpu).items()) for gpu in known)
+
+def told(gpus: Iterable[Gpu]) -> dict[str, Fact]:
+    """The facts about GPUs. One that does not answer is counted without a model. Pure."""
+    known = tuple(gpus)
+    counted = Counter(tuple(_fact(gpu).items()) for gpu in known)
     return {
-        "gpu_driver": " ".join(sorted({gpu["driver_version"] for gpu in known if "driver_version" in gpu})) or None,
+        "gpu_driver": " ".join(sorted({gpu.texts["driver"] for gpu in known if "driver" in gpu.texts})) or None,
         "gpus": tuple({**dict(gpu), "count": count} for gpu, count in sorted(counted.items(), key=repr)),
     }
 
@@ -63,11 +73,12 @@ def count(facts: Mapping[str, Fact]) -> int:
     return sum(each for each in counts if isinstance(each, int))
 
 
-def _gpu(cells: Mapping[str, str]) -> dict[str, str | int]:
-    texts = {"model": "name", "firmware": "vbios_version", "ecc": "ecc.mode.current", "mig": "mig.mode.current"}
-    gpu: dict[str, str | int] = {fact: cells[field] for fact, field in texts.items() if field in cells}
-    if "memory.total [MiB]" in cells:
-        gpu["memory_bytes"] = int(cells["memory.total [MiB]"]) * 2**20
-    if "power.limit [W]" in cells:
-        gpu["power_limit_w"] = round(float(cells["power.limit [W]"]))
-    return gpu
+def _fact(gpu: Gpu) -> dict[str, str | int]:
+    fact: dict[str, str | int] = {
+        name: gpu.texts[name] for name in ("model", "firmware", "ecc", "mig") if name in gpu.texts
+    }
+    if "memory_total" in gpu.values:
+        fact["memory_bytes"] = nvidia_gpus.whole_mib(gpu.values["memory_total"])
+    if "power_limit" in gpu.values:
+        fact["power_limit_w"] = round(gpu.values["power_limit"])
+    return fact

@@ -10,6 +10,8 @@ from pipelines.tables.render import format_value
 from pipelines.tables.repeats import Absence, Repeat, Repeats
 from pipelines.tournament import Met
 
+_PARTS = ("gpu", "entity", "test", "system")  # labels that say of which part of the node a number is
+
 
 class Evidence(Record):
     """What a rule looked at; stored with the verdict."""
@@ -56,8 +58,9 @@ def floor(repeats: Repeats, expected: Floor) -> Verdict:
         passes = observed >= expected.minimum
         verdict = "pass" if passes else "fail"
         seen = f"median {format_value(observed, expected.unit)} of {len(values)} of {planned} repeats"
-        short = f"is {(1 - observed / expected.minimum) * 100:.2g} % below" if not passes else "reaches"
-        reason = f"{seen} {short} the floor of {wanted}"
+        below = (1 - observed / expected.minimum) * 100
+        short = f"is {below:.0f} % below" if below >= 10 else f"is {below:.2g} % below"
+        reason = f"{_part(repeats.labels)}{seen} {'reaches' if passes else short} the floor of {wanted}"
     return Verdict(
         **repeats.model_dump(include={"node", "cohort", "benchmark", "case", "metric"}),
         rule="floor",
@@ -70,6 +73,12 @@ def floor(repeats: Repeats, expected: Floor) -> Verdict:
             measured=repeats.measured, absent=repeats.absent, labels=repeats.labels, source=expected.source
         ),
     )
+
+
+def _part(labels: Labels) -> str:
+    """`gpu 3, test memory: `, where the repeats are those of a part of the node."""
+    named = ", ".join(f"{name} {labels[name]}" for name in _PARTS if name in labels)
+    return f"{named}: " if named else ""
 
 
 def partners(judgement: Judgement, metric: Metric, cohort: str) -> Verdict:

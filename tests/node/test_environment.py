@@ -257,7 +257,8 @@ def test_equal_gpus_are_counted_and_values_without_a_number_are_absent() -> None
 def _nvidia_smi(folder: Path, script: str) -> dict[str, str]:
     (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
     (folder / "nvidia-smi").chmod(0o755)
-    return {"PATH": f"{folder}:/usr/bin:/bin"}
+    (folder / "libnvidia-ml.so.1").touch()  # no library: NVML is not there, whatever this machine has
+    return {"PATH": f"{folder}:/usr/bin:/bin", "LD_LIBRARY_PATH": str(folder)}
 
 
 def test_gpus_are_asked_of_nvidia_smi(tmp_path: Path) -> None:
@@ -266,7 +267,8 @@ def test_gpus_are_asked_of_nvidia_smi(tmp_path: Path) -> None:
 
 
 def test_machine_without_nvidia_smi_has_no_gpu_facts(tmp_path: Path) -> None:
-    assert gpus.facts({"PATH": str(tmp_path)}) == {}
+    (tmp_path / "libnvidia-ml.so.1").touch()
+    assert gpus.facts({"PATH": str(tmp_path), "LD_LIBRARY_PATH": str(tmp_path)}) == {}
 
 
 def test_nvidia_smi_that_fails_is_not_a_machine_without_gpus(tmp_path: Path) -> None:

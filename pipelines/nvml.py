@@ -1,0 +1,128 @@
+"""NVML, the library of NVIDIA's driver: what it says of each GPU. It may wait for a driver that is stuck."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pynvml as nvml
+
+from pipelines.nvidia_gpus import REASONS, Gpu, whole_mib
+
+NVMLError = nvml.NVMLError
+_PER_THOUSAND, _PER_MHZ = 1000, 10**6
+_LOST = (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED)
+
+Ask = Callable[[Any], Any]
+
+
+def _clock(kind: int, *, most: bool = False) -> Ask:
+    asked = nvml.nvmlDeviceGetMaxClockInfo if most else nvml.nvmlDeviceGetClockInfo
+    return lambda gpu: asked(gpu, kind) * _PER_MHZ
+
+
+def _ecc(kind: int, since: int) -> Ask:
+    return lambda gpu: nvml.nvmlDeviceGetTotalEccErrors(gpu, kind, since)
+
+
+def _remapped(place: int) -> Ask:
+    return lambda gpu: nvml.nvmlDeviceGetRemappedRows(gpu)[place]
+
+
+def _retired(cause: int) -> Ask:
+    return lambda gpu: len(nvml.nvmlDeviceGetRetiredPages(gpu, cause))
+
+
+def _memory_temperature(gpu: Any) -> Any:
+    (found,) = nvml.nvmlDeviceGetFieldValues(gpu, [nvml.NVML_FI_DEV_MEMORY_TEMP])
+    if found.nvmlReturn != nvml.NVML_SUCCESS:
+        raise NVMLError(found.nvmlReturn)
+    return found.value.uiVal
+
+
+_CORRECTED, _UNCORRECTED = nvml.NVML_MEMORY_ERROR_TYPE_CORRECTED, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED
+_VALUES: Mapping[str, Ask] = {
+    "temperature": lambda gpu: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
+    "memory_temperature": _memory_temperature,
+    "power": lambda gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / _PER_THOUSAND,
+    "power_limit": lambda gpu: nvml.nvmlDeviceGetPowerManagementLimit(gpu) / _PER_THOUSAND,
+    "sm_clock": _clock(nvml.NVML_CLOCK_SM),
+    "sm_clock_max": _clock(nvml.NVML_CLOCK_SM, most=True),
+    "memory_clock": _clock(nvml.NVML_CLOCK_MEM),
+    "memory_clock_max": _clock(nvml.NVML_CLOCK_MEM, most=True),
+    "memory_total": lambda gpu: whole_mib(nvml.nvmlDeviceGetMemoryInfo(gpu).total),
+    "memory_used": lambda gpu: whole_mib(nvml.nvmlDeviceGetMemoryInfo(gpu).used),
+    "pcie_generation": nvml.nvmlDeviceGetCurrPcieLinkGeneration,
+    "pcie_generation_max": nvml.nvmlDeviceGetMaxPcieLinkGeneration,
+    "pcie_width": nvml.nvmlDeviceGetCurrPcieLinkWidth,
+    "pcie_width_max": nvml.nvmlDeviceGetMaxPcieLinkWidth,
+    "ecc_corrected_volatile": _ecc(_CORRECTED, nvml.NVML_VOLATILE_ECC),
+    "ecc_corrected_aggregate": _ecc(_CORRECTED, nvml.NVML_AGGREGATE_ECC),
+    "ecc_uncorrected_volatile": _ecc(_UNCORRECTED, nvml.NVML_VOLATILE_ECC),
+    "ecc_uncorrected_aggregate": _ecc(_UNCORRECTED, nvml.NVML_AGGREGATE_ECC),
+    "remapped_correctable": _remapped(0),
+    "remapped_uncorrectable": _remapped(1),
+    "remap_pending": _remapped(2),
+    "remap_failure": _remapped(3),
+    "retired_single": _retired(nvml.NVML_PAGE_RETIREMENT_CAUSE_MULTIPLE_SINGLE_BIT_ECC_ERRORS),
+    "retired_double": _retired(nvml.NVML_PAGE_RETIREMENT_CAUSE_DOUBLE_BIT_ECC_ERROR),
+    "retirement_pending": nvml.nvmlDeviceGetRetiredPagesPendingStatus,
+    REASONS: nvml.nvmlDeviceGetCurrentClocksThrottleReasons,  # the name that every driver knows
+}
+_TEXTS: Mapping[str, Ask] = {
+    "model": nvml.nvmlDeviceGetName,
+    "driver": lambda _: nvml.nvmlSystemGetDriverVersion(),
+    "uuid": nvml.nvmlDeviceGetUUID,
+    "firmware": nvml.nvmlDeviceGetVbiosVersion,
+    "ecc": lambda gpu: _mode(nvml.nvmlDeviceGetEccMode(gpu)[0]),
+    "mig": lambda gpu: _mode(nvml.nvmlDeviceGetMigMode(gpu)[0]),
+    "persistence": lambda gpu: _mode(nvml.nvmlDeviceGetPersistenceMode(gpu)),
+}
+
+
+def driver() -> str:
+    """Raises: NVMLError: there is no driver, or it does not answer."""
+    with _initialized():
+        return str(nvml.nvmlSystemGetDriverVersion())
+
+
+def read() -> tuple[Gpu, ...]:
+    """Every GPU, with what it has a value for.
+
+    Raises:
+        NVMLError: there is no driver, or it does not answer. A GPU that does not answer is one with a problem.
+    """
+    with _initialized():
+        return tuple(_gpu(index) for index in range(nvml.nvmlDeviceGetCount()))
+
+
+@contextmanager
+def _initialized() -> Iterator[None]:
+    nvml.nvmlInit()
+    try:
+        yield
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _gpu(index: int) -> Gpu:
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        texts = {name: str(found) for name, found in _answers(_TEXTS, handle)}
+        values = {key: float(found) for key, found in _answers(_VALUES, handle)}
+    except NVMLError as e:
+        return Gpu(index=index, problem=str(e))
+    return Gpu(index=index, texts=texts, values=values)
+
+
+def _answers(asked: Mapping[str, Ask], handle: Any) -> Iterator[tuple[str, Any]]:
+    """What this GPU, under this driver, has a value for. Raises: NVMLError: it is lost."""
+    for name, ask in asked.items():
+        try:
+            yield name, ask(handle)
+        except NVMLError as e:  # this GPU has no such sensor, or the driver does not know the question
+            if e.value in _LOST:
+                raise
+
+
+def _mode(enabled: int) -> str:
+    return "Enabled" if enabled else "Disabled"
