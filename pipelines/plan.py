@@ -11,6 +11,7 @@ from pipelines.records import Job, Node, Plan, Scalar, Suite, SuiteEntry
 
 _SLACK = 3.0  # a job may take this many times its expected seconds ...
 _SLACK_S = 30.0  # ... and this much more, before it counts as hung
+_LONGEST_NAME = 63
 _ROUND_SLACK = 1.5  # a round lasts this many times what its tests do ...
 _ROUND_SLACK_S = 5.0  # ... and this much more for each: to find each other, and for what the store takes
 
@@ -46,7 +47,8 @@ def make(
         for node in nodes
         for entry in suite.entries
         if not _is_pair(entry) and not _lacking(node, entry)
-        for job in _with_devices(node, jobs_of_entry(run_id, node.name, entry, overrides, repeats, datasets))
+        for alone in _with_devices(node, jobs_of_entry(run_id, node.name, entry, overrides, repeats, datasets))
+        for job in (alone, *_watchers(run_id, node, entry, alone))
     }
     entries = [entry.model_copy(update={"repeats": repeats or entry.repeats}) for entry in suite.entries]
     jobs |= {job.job_id: job for job in _paired(run_id, nodes, entries, overrides, rules or tournament.Rules())}
@@ -76,6 +78,31 @@ def _with_devices(node: Node, jobs: Iterable[Job]) -> Iterator[Job]:
             yield job
 
 
+def _watchers(run_id: str, node: Node, entry: SuiteEntry, job: Job) -> Iterator[Job]:
+    """A job for each benchmark that stands beside this one, named after it. It takes no time of its own."""
+    for name in entry.beside:
+        descriptor = benchmark.get(name)
+        if descriptor.companion is None or job.device:
+            problem = "it writes to a disk, and is run alone" if job.device else f"{name} does not watch others"
+            raise BadParameter(entry.benchmark, "beside", problem)
+        if _lacking(node, SuiteEntry(benchmark=name)):
+            continue
+        params = descriptor.checked_params(descriptor.companion(job.timeout_s))
+        body = [run_id, node.name, name, job.job_id]
+        yield Job(
+            job_id=keys.content_id(body),
+            node=node.name,
+            benchmark=name,
+            case=f"{job.benchmark}-{job.case}"[:_LONGEST_NAME],
+            params=params.model_dump(mode="json", exclude_none=True),
+            repeat=job.repeat,
+            timeout_s=job.timeout_s + _SLACK_S,
+            seconds=0.0,
+            written_bytes=0,
+            beside=job.job_id,
+        )
+
+
 def _lacking(node: Node, entry: SuiteEntry) -> tuple[str, ...]:
     """The features that the node would need to be asked for this, and does not have."""
     return tuple(sorted({*entry.needs, *benchmark.get(entry.benchmark).needs} - set(node.features)))
@@ -83,8 +110,10 @@ def _lacking(node: Node, entry: SuiteEntry) -> tuple[str, ...]:
 
 def _left_out(suite: Suite, nodes: Sequence[Node]) -> Iterator[str]:
     """A sentence for each benchmark and feature that some nodes lack for it."""
+    watchers = [SuiteEntry(benchmark=name) for entry in suite.entries for name in entry.beside]
+    asked = (*suite.entries, *watchers)
     wanted = dict.fromkeys(
-        (entry.benchmark, need) for entry in suite.entries for node in nodes for need in _lacking(node, entry)
+        (entry.benchmark, need) for entry in asked for node in nodes for need in _lacking(node, entry)
     )
     for name, need in wanted:
         without = [node.name for node in nodes if need not in node.features]
@@ -142,8 +171,22 @@ def jobs_of_entry(
             )
 
 
+def takes(suite: Suite) -> benchmark.Cost:
+    """The seconds that a suite is planned to hold a node, and the most bytes that it has on its disk at a time.
+
+    Of tests between two nodes those with one other node count.
+    """
+    versions = {name: f"{name.partition('@')[0]}@{'0' * 32}" for name in suites.datasets(suite)}
+    jobs = [job for entry in suite.entries for job in jobs_of_entry("any", "any", entry, datasets=versions)]
+    return benchmark.Cost(
+        seconds=sum(job.seconds for job in jobs), written_bytes=max(job.written_bytes for job in jobs)
+    )
+
+
 def _is_pair(entry: SuiteEntry) -> bool:
     pair = benchmark.get(entry.benchmark).pair is not None
+    if entry.beside and pair:
+        raise BadParameter(entry.benchmark, "beside", "it is measured between two nodes; nothing stands beside that")
     if entry.pairs and not pair:
         raise BadParameter(
             entry.benchmark, "pairs", "it is measured on one node; only a benchmark between two has pairs"

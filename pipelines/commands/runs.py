@@ -104,17 +104,27 @@ def nodes(nodes: tuple[str, ...], sample: int | None, as_json: bool) -> None:
 @click.command()
 @options.as_json
 def suites(as_json: bool) -> None:
-    """List the suites and what they run."""
-    from pipelines import settings, suites
+    """List the suites, what they run, and what that takes of a node that has every feature, pairs with one other node.
+
+    `fleetmark plan --suite NAME --dry-run` has the same of the inventory's nodes, job by job.
+    """
+    from pipelines import plan, settings, suites
 
     folder = settings.load().suites
     found = [suites.load(folder, name) for name in suites.names(folder)]
+    takes = {suite.name: plan.takes(suite) for suite in found}
     if as_json:
-        return console.emit([suite.model_dump(mode="json") for suite in found])
+        return console.emit([{**suite.model_dump(mode="json"), **vars(takes[suite.name])} for suite in found])
     return console.table(
-        ("suite", "benchmarks", "description"),
+        ("suite", "takes", "writes", "benchmarks", "description"),
         [
-            (suite.name, " ".join(dict.fromkeys(entry.benchmark for entry in suite.entries)), suite.description)
+            (
+                suite.name,
+                f"{takes[suite.name].seconds / 60:.1f} min",
+                f"{takes[suite.name].written_bytes / 1e9:.1f} GB",
+                " ".join(dict.fromkeys(entry.benchmark for entry in suite.entries)),
+                suite.description,
+            )
             for suite in found
         ],
     )

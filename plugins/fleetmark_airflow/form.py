@@ -11,7 +11,7 @@ from pipelines.settings import Settings
 from pipelines.stages import Request
 
 _VARIED = "Other than the suite says"
-_NIGHTLY_SUITE = "storage"
+_NIGHTLY_SUITE = "nightly"
 _LISTED = 20
 
 

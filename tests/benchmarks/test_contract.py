@@ -118,7 +118,7 @@ def test_what_is_not_the_tools_output_raises_the_one_documented_error(each: Benc
 
 @pytest.mark.parametrize("name", suites.names(SUITES))
 def test_no_two_jobs_of_a_suite_are_repeats_of_the_same_case(name: str) -> None:
-    nodes = (make.node("gpu-01"), make.node("gpu-02"))
+    nodes = tuple(make.node(name, features=("gpu", "rdma")) for name in ("gpu-01", "gpu-02"))
     made = plan.make(suites.load(SUITES, name), nodes, run_id=make.RUN_ID, created_at=make.AT, trigger="cli", repeats=2)
     jobs = sorted(made.jobs, key=_case_of)
     for _, same in groupby(jobs, key=_case_of):

@@ -252,7 +252,7 @@ def test_a_plan_survives_its_json() -> None:
     assert Plan.model_validate_json(made.model_dump_json()) == made
 
 
-@pytest.mark.parametrize("name", ["quick", "storage"])
+@pytest.mark.parametrize("name", ["quick", "storage", "nightly"])
 def test_the_shipped_suites_can_be_planned(settings: Settings, name: str) -> None:
     made = stages.make_plan(settings, stages.Request(suite=name), make.RUN_ID, make.AT)
     node = made.nodes[0]

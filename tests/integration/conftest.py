@@ -43,7 +43,7 @@ def embedded_settings(folder: Path, quick_s: float = 0.2) -> Settings:
     """Settings of an embedded deployment whose suites are as small as they can be; `quick` takes 2 x `quick_s`."""
     suites = folder / "suites"
     suites.mkdir()
-    for name, runtime_s in {"tiny": 0.2, "storage": 0.2, "quick": quick_s, "seconds": 2.0}.items():
+    for name, runtime_s in {"tiny": 0.2, "nightly": 0.2, "quick": quick_s, "seconds": 2.0}.items():
         (suites / f"{name}.toml").write_text(FIO.format(name=name, runtime_s=runtime_s))
     (suites / "disks.toml").write_text(DISKS)
     shutil.copy(ROOT / "infra/fleet.toml", folder)

@@ -33,7 +33,7 @@ def test_the_nightly_defaults_land_and_the_asset_event_carries_the_tables_versio
     assert tasks["measure"].node == "localhost"
     ours = run_id_of(run)
     assert deployed.answer(f"SELECT suite, outcome, count(*) FROM runs WHERE run_id = '{ours}' GROUP BY ALL") == (
-        ("storage", "ok", 2),
+        ("nightly", "ok", 2),
     )
     events = deployed.airflow.get(f"/api/v2/assets/events?source_dag_id={DAG}&limit=100")["asset_events"]
     (event,) = (event for event in events if event["source_run_id"] == run.run_id)
