@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 import pipelines.benchmarks
 from pipelines.errors import BadParameter, Unknown
-from pipelines.records import Job, Parsed, RawOutput, Record, Scalar, Unit
+from pipelines.records import Endpoint, Job, Parsed, RawOutput, Record, Scalar, Unit
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,14 @@ class Metric:
     low: float
     high: float
     meaning: str
+
+
+COMMON_METRICS = (
+    Metric("energy", "J", "neither", 0, 1e10, "energy that a GPU or CPU took while the tool ran (label device)"),
+    Metric("power_mean", "W", "neither", 0, 1e4, "power of a GPU or CPU while the tool ran, mean over time"),
+    Metric("throttled", "s", "lower", 0, 1e7, "time for which a GPU's clocks were held down (label reason)"),
+)
+"""What a job's telemetry tells, whichever benchmark it is of; on a machine that has no source of it, nothing."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,7 @@ class Workplace:
     device: PurePath | None = None  # of a benchmark of raw devices: the disk, which is empty and nobody else's
     cpus: int = 1  # that a process may run on
     gpus: int = 0
+    endpoints: Mapping[str, Endpoint] = field(default_factory=dict)  # servers that the inventory names
     tool_help: str = ""  # what `Benchmark.help_argv` printed; empty in a preview
 
 
@@ -133,14 +142,20 @@ class Benchmark:
     device: Callable[[Any], int] | None = None
     passed: tuple[str, ...] = ()  # environment variables that its tool is given beside the usual ones
     help_argv: tuple[str, ...] = ()  # prints the options that the tool knows, where builds differ in them
+    companion: Callable[[float], Mapping[str, Scalar]] | None = None  # its parameters beside a job of so many seconds
     programs: tuple[str, ...] = ()  # executables that come with the tool, in its version
+
+    @property
+    def described(self) -> tuple[Metric, ...]:
+        """Its own metrics, and those that a job of any benchmark has where the machine can be asked."""
+        return (*self.metrics, *COMMON_METRICS)
 
     def metric(self, name: str) -> Metric:
         """Raises: Unknown: the descriptor has no such metric."""
-        for metric in self.metrics:
+        for metric in self.described:
             if metric.name == name:
                 return metric
-        raise Unknown(f"metric of {self.name}", name, tuple(metric.name for metric in self.metrics))
+        raise Unknown(f"metric of {self.name}", name, tuple(metric.name for metric in self.described))
 
     def checked_params(self, given: Mapping[str, Scalar]) -> Any:
         """The parameters as the benchmark's own record, defaults filled in.

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import PositiveFloat, PositiveInt, ValidationInfo, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
 from pipelines import documents
 from pipelines.errors import BadSelection, Unknown
@@ -32,6 +33,12 @@ class AdHoc(Record):
     longest_s: PositiveFloat | None = None  # on one node, which is how long it may keep a nightly run from that node
 
 
+class Cost(Record):
+    """In what `price_per_hour` of the nodes is."""
+
+    currency: Name | None = None  # EUR, USD
+
+
 class Rounds(Record):
     """How often the nightly run comes to every node, see `coverage`."""
 
@@ -47,6 +54,7 @@ class Inventory(Record):
     adhoc: AdHoc = AdHoc()
     rounds: Rounds = Rounds()
     pairs: Rules = Rules()
+    cost: Annotated[Cost, Field(validate_default=True)] = Cost()
 
     @field_validator("nodes")
     @classmethod
@@ -70,6 +78,14 @@ class Inventory(Record):
         if "nodes" in info.data and (unknown := [key for key in limits if key not in known]):
             raise ValueError(f"no node has the label {unknown[0]!r}; known: {', '.join(sorted(known)) or 'none'}")
         return limits
+
+    @field_validator("cost")
+    @classmethod
+    def _prices_have_a_currency(cls, cost: Cost, info: ValidationInfo) -> Cost:
+        priced = [node.name for node in info.data.get("nodes", ()) if node.price_per_hour]
+        if priced and cost.currency is None:
+            raise ValueError(f"currency is missing, and node {priced[0]!r} has a price_per_hour")
+        return cost
 
     @property
     def names(self) -> tuple[str, ...]:

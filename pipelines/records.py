@@ -13,9 +13,10 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    model_validator,
 )
 
-Unit = Literal["B/s", "1/s", "s", "B", "1", "ratio", "W", "J", "Hz", "tok/s", "°C"]
+Unit = Literal["B/s", "FLOP/s", "1/s", "s", "B", "1", "ratio", "W", "J", "Hz", "tok/s", "tok/J", "°C"]
 """Base units. "1" is a count; "ratio" lies between 0 and 1."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
@@ -26,6 +27,9 @@ DatasetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(@[
 
 DeviceSerial = Annotated[str, Field(pattern=r"^(loop:)?[A-Za-z0-9][A-Za-z0-9._+-]{2,126}$")]
 """The serial number of a disk, as `devices` reads it."""
+
+EndpointUrl = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.:\[\]_-]{1,253}(/[A-Za-z0-9._~/-]{0,200})?$")]
+"""Without a user, a password or a query, which would end in raw outputs."""
 
 DatasetVersion = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}@[0-9a-f]{32}$")]
 """NAME@ID, with all digits of the id: the same bytes for ever."""
@@ -51,6 +55,13 @@ class Outcome(StrEnum):
     CONTENDED = "contended"  # something else held the node
 
 
+class Endpoint(Record):
+    """An OpenAI-compatible server. `metrics` is where Prometheus reads it; default `/metrics` of the same server."""
+
+    url: EndpointUrl  # without /v1
+    metrics: EndpointUrl | None = None
+
+
 class Node(Record):
     """A machine of the inventory. `labels` are its cohort labels: sku, rack, power_domain, tenant."""
 
@@ -60,8 +71,10 @@ class Node(Record):
     scratch_cap_bytes: Annotated[int, Field(gt=0, lt=2**63)] = 64 * 2**30
     free_floor_bytes: Annotated[int, Field(ge=0, lt=2**63)] = 2 * 2**30
     features: tuple[Name, ...] = ()
+    price_per_hour: PositiveFloat | None = None  # in the inventory's currency
     files: str | None = None  # an absolute folder with what jobs without a dataset read: models
     devices: Annotated[tuple[DeviceSerial, ...], Field(max_length=64)] = ()  # disks whose content may be destroyed
+    endpoints: Mapping[Name, Endpoint] = {}  # the servers that its benchmarks may put load on
     drained: bool = False  # no run takes it
     address: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}$")] | None = None  # for its peers
     labels: Labels = {}
@@ -87,6 +100,7 @@ class SuiteEntry(Record):
     timeout_s: Annotated[float, Field(gt=0)] | None = None  # default: from the benchmark's own cost
     dataset: DatasetName | None = None  # its files are on the node before the benchmark starts
     needs: tuple[Name, ...] = ()  # features that a node must have to be asked, beside those that the benchmark needs
+    beside: tuple[Name, ...] = ()  # benchmarks that watch while each of its jobs runs, each with a row of its own
     pairs: Literal["all", "quick"] | None = None  # of a benchmark between two nodes: which of them meet; default quick
 
 
@@ -110,6 +124,7 @@ class Job(Record):
     written_bytes: Annotated[int, Field(ge=0)]  # at most
     dataset: DatasetVersion | None = None
     device: DeviceSerial | None = None  # the disk that it writes to, where that has no filesystem
+    beside: Name | None = None  # the job during which this one watches, and with which it ends
     # A benchmark between two nodes has one job for both: `node` is the client, and the server has no row of its own.
     peer: Name | None = None  # the server
     round: PositiveInt | None = None  # in which each node stands in one pair at most
@@ -137,8 +152,13 @@ class Plan(Record):
         return tuple(job for job in self.jobs if job.node == node)
 
     def solo_jobs_of(self, node: str) -> tuple[Job, ...]:
-        """The jobs that the node does by itself, and that nobody has to approve."""
-        return tuple(job for job in self.jobs if job.node == node and job.peer is None and job.device is None)
+        """The jobs that the node does by itself, and that nobody has to approve; without those that watch others."""
+        alone = (job for job in self.jobs if job.peer is None and job.device is None and job.beside is None)
+        return tuple(job for job in alone if job.node == node)
+
+    def watchers_of(self, job: Job) -> tuple[Job, ...]:
+        """The jobs that run beside this one."""
+        return tuple(each for each in self.jobs if each.beside == job.job_id)
 
     def device_jobs_of(self, node: str) -> tuple[Job, ...]:
         """The jobs that write to the node's disks, which a second person has to approve."""
@@ -157,6 +177,10 @@ class Plan(Record):
         """The nodes that stand in any round, in the plan's order."""
         met = {name for job in self.jobs if job.peer and job.again == again for name in (job.node, job.peer)}
         return tuple(node.name for node in self.nodes if node.name in met)
+
+    def benchmarks_of(self, node: str) -> frozenset[str]:
+        """Those for which the node needs a tool, alone or with a peer."""
+        return frozenset(job.benchmark for job in self.jobs if node in (job.node, job.peer))
 
     def seconds_by_node(self) -> Mapping[str, float]:
         """For how long each node is expected to be held; a test between two holds both."""
@@ -184,6 +208,38 @@ class Refusal(Record):
     reason: str
 
 
+class Series(Record):
+    """A quantity over the time of a job. Of a long job not every sample is kept; the summary is of all that were taken.
+
+    `seconds` are those since the tool's start. A quantity that never changed has its first and its last sample only.
+    """
+
+    metric: Name
+    unit: Unit
+    labels: Labels = {}
+    source: Name  # who was asked: nvml, rapl, hwmon, cpufreq, dcgm
+    count: PositiveInt  # samples taken
+    minimum: FiniteFloat
+    mean: FiniteFloat  # over time, between samples linear
+    maximum: FiniteFloat
+    seconds: tuple[FiniteFloat, ...]
+    samples: tuple[FiniteFloat, ...]
+
+    @model_validator(mode="after")
+    def _samples_have_their_times(self) -> "Series":
+        if not self.samples or len(self.samples) != len(self.seconds):
+            raise ValueError("needs a time for each of its samples, and one sample at least")
+        return self
+
+
+class Telemetry(Record):
+    """What the machine said of itself while a tool ran, see `telemetry`."""
+
+    series: tuple[Series, ...] = ()
+    notes: tuple[str, ...] = ()  # sources that could not be read, and why
+    cpu_s: NonNegativeFloat = 0.0  # of a processor's time, which the sampling itself took
+
+
 class RawOutput(Record):
     """The evidence of one attempt at one job, stored before anyone judges it and never overwritten."""
 
@@ -208,6 +264,7 @@ class RawOutput(Record):
     lease_wait_s: NonNegativeFloat = 0.0
     facts: Labels = {}  # what the node saw while preparing, e.g. filesystem, direct_io
     refusal: Refusal | None = None
+    telemetry: Telemetry | None = None  # None: nothing was sampled, or nothing on this machine can be
 
 
 class Measurement(Record):
@@ -233,6 +290,7 @@ class Parsed(Record):
     reason: str = ""
     measurements: tuple[Measurement, ...] = ()
     histograms: tuple[Histogram, ...] = ()
+    series: tuple[Series, ...] = ()  # beside those of the job's telemetry
     notes: tuple[str, ...] = ()  # what the tool said beside its result, worth keeping with the run
 
 

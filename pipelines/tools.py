@@ -5,7 +5,7 @@ import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 
-from pipelines import benchmark, process
+from pipelines import benchmark, probes, process
 from pipelines.benchmark import Benchmark
 from pipelines.errors import ToolNotFound, ToolNotStarted
 from pipelines.records import Outcome, Refusal
@@ -56,6 +56,8 @@ def judge(descriptor: Benchmark, printed: str) -> Tool:
     version = descriptor.version(printed)
     if version is None:
         reason = f"{' '.join(descriptor.version_argv)} printed {printed[:200]!r}, which names no version of it"
+        if descriptor.tool == probes.PROGRAM:  # which says itself what is missing
+            reason = printed.strip()
         return Tool(descriptor.tool, refusal=Refusal(outcome=Outcome.NOT_MEASURED, reason=reason))
     simulated = SIMULATED in printed
     if _numbers(version) < descriptor.minimum_version:

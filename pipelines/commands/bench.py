@@ -75,7 +75,7 @@ def show(name: str, as_json: bool) -> None:
 @options.as_json
 def run_(name: str, params: "dict[str, Scalar]", node: str | None, files: str | None, as_json: bool) -> None:
     """Run one benchmark once and print what it measured. Nothing is landed."""
-    from pipelines import benchmark, inventory, settings
+    from pipelines import benchmark, energy, inventory, settings
     from pipelines.node import run_once
     from pipelines.records import Outcome
 
@@ -87,13 +87,47 @@ def run_(name: str, params: "dict[str, Scalar]", node: str | None, files: str | 
     if descriptor.device:
         raise click.UsageError(f"benchmark {name} {options.ONLY_IN_AIRFLOW}")
     job = _job(descriptor, place.name, params)
-    parsed = descriptor.parse(run_once(current, place, job, say=console.say))
+    raw = run_once(current, place, job, say=console.say)
+    parsed = energy.beside(raw, descriptor.parse(raw))
     if as_json:
-        console.emit(parsed.model_dump(mode="json", exclude={"histograms"}))
+        console.emit(parsed.model_dump(mode="json", exclude={"histograms", "series"}))
     else:
         _show(parsed)
     if parsed.outcome is not Outcome.OK:
         raise console.Failed(f"{parsed.outcome}: {parsed.reason}")
+
+
+@bench.command("new")
+@click.argument("name")
+@options.as_json
+def new(name: str, as_json: bool) -> None:
+    """Write the module, the sample and the test of a new benchmark, in the checkout that is the working directory.
+
+    They wrap dd and pass all checks as they stand; nothing that is there is overwritten.
+    """
+    from pathlib import Path
+
+    from pipelines import benchmark, scaffold
+
+    if problem := scaffold.problem_with(name, benchmark.discover()):
+        raise click.UsageError(f"benchmark {name!r}: {problem}")
+    root = Path.cwd()
+    try:
+        written = [str(path.relative_to(root)) for path in scaffold.write(root, name)]
+    except OSError as e:
+        raise console.Failed(str(e)) from e
+    if as_json:
+        return console.emit({"written": written})
+    module, sample, test = written
+    return click.echo(
+        f"{module}\n{sample}\n{test}\n\n"
+        f"next:\n"
+        f"  fleetmark bench run {name}            it measures already: zeros, with dd\n"
+        f"  put what your tool prints, also where it fails, into {Path(sample).parent}/<tool-version>-<case>\n"
+        f"  change the module and its test (docs/adding-a-benchmark.md says how), then:\n"
+        f"  .venv/bin/python -m pytest {test} tests/benchmarks/test_contract.py -k {name}\n"
+        f"  make check && make docs"
+    )
 
 
 def _job(descriptor: Any, node: str, params: "dict[str, Scalar]") -> "Job":
@@ -115,6 +149,8 @@ def _show(parsed: "Parsed") -> None:
             for m in parsed.measurements
         ],
     )
+    for note in parsed.notes:
+        console.say(note)
 
 
 VERBS = (bench,)
