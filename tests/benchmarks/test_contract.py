@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from pipelines import benchmark, plan, suites
 from pipelines.benchmark import Benchmark, Workplace
 from pipelines.errors import UnknownOutput
-from pipelines.records import Job, Name, Outcome, Parsed, Refusal, Unit
+from pipelines.records import Job, Name, Outcome, Parsed, Refusal, SuiteEntry, Unit
 from tests import make
 
 ROOT = Path(__file__).parents[2]
@@ -118,11 +118,16 @@ def test_what_is_not_the_tools_output_raises_the_one_documented_error(each: Benc
 
 @pytest.mark.parametrize("name", suites.names(SUITES))
 def test_no_two_jobs_of_a_suite_are_repeats_of_the_same_case(name: str) -> None:
-    nodes = tuple(make.node(name, features=("gpu", "rdma")) for name in ("gpu-01", "gpu-02"))
+    every = tuple({need for entry in suites.load(SUITES, name).entries for need in _needs(entry)})
+    nodes = tuple(make.node(name, features=every) for name in ("gpu-01", "gpu-02"))
     made = plan.make(suites.load(SUITES, name), nodes, run_id=make.RUN_ID, created_at=make.AT, trigger="cli", repeats=2)
     jobs = sorted(made.jobs, key=_case_of)
     for _, same in groupby(jobs, key=_case_of):
         assert len(list(same)) == 1
+
+
+def _needs(entry: SuiteEntry) -> frozenset[str]:
+    return benchmark.get(entry.benchmark).needs | set(entry.needs)
 
 
 def _case_of(job: Job) -> tuple[str, str, str, int]:
