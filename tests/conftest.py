@@ -46,6 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.update(
         AIRFLOW_HOME=home,
         AIRFLOW__CORE__LOAD_EXAMPLES="False",
+        HF_HUB_DISABLE_TELEMETRY="1",
         AIRFLOW__CORE__DAGS_FOLDER=str(Path(__file__).parents[1] / "dags"),
         AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{home}/airflow.db",
     )

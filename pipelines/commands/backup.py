@@ -18,12 +18,26 @@ _endpoint = click.option("--endpoint", help="Endpoint URL of its S3 server; defa
 _DUMP = "airflow.dump"
 
 
-@click.command()
+class _MakeByDefault(click.Group):
+    """A group whose first argument may be a place: `make` is meant then."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, *ctx.help_option_names}:
+            args = ["make", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_MakeByDefault)
+def backup() -> None:
+    """Put the store away: `fleetmark backup DIR|URL` is short for `fleetmark backup make DIR|URL`."""
+
+
+@backup.command()
 @_place
 @_endpoint
 @click.option("--database/--no-database", default=True, help="Airflow's, if it is PostgreSQL; default: with it.")
 @options.as_json
-def backup(place: str, endpoint: str | None, database: bool, as_json: bool) -> None:
+def make(place: str, endpoint: str | None, database: bool, as_json: bool) -> None:
     """Copy all of the store to a directory or a bucket: tables, plans, evidence, datasets. A second one copies news.
 
     Runs may land meanwhile: each is in it as a whole or not at all. Interrupted, the same command goes on.
@@ -49,6 +63,31 @@ def backup(place: str, endpoint: str | None, database: bool, as_json: bool) -> N
         f"{made.copied_objects} of them, {options.size(made.copied_bytes)}, were new"
         f"{', and the database of Airflow' if made.database else ''}"
     )
+
+
+@backup.command()
+@_place
+@_endpoint
+@click.option("--keep", type=click.IntRange(min=1), required=True, help="How many of each store stay, the newest.")
+@click.option("--delete", is_flag=True, help="Do it; otherwise it is only said what would go.")
+@options.as_json
+def prune(place: str, endpoint: str | None, keep: int, delete: bool, as_json: bool) -> None:
+    """Delete all backups but the newest, and the objects that only those had. Without --delete nothing is.
+
+    Refused while a backup is being made there, and where a backup that stays lacks an object. Interrupted, the same
+    command goes on.
+    """
+    from pipelines import backup as backups
+
+    done = backups.prune(_opened(place, endpoint), keep, not delete)
+    if as_json:
+        return console.emit(done.model_dump(mode="json"))
+    for each in done.stay:
+        console.say(f"{'stays':12}{each}")
+    for each in done.go:
+        console.say(f"{'deleted' if delete else 'would go':12}{each}")
+    how = "deleted" if delete else "would go; --delete does it"
+    return console.say(f"{len(done.go)} backups, {done.objects} objects, {options.size(done.size_bytes)} {how}")
 
 
 @click.command()

@@ -125,6 +125,7 @@ def configuration(home: Home, made: Secrets, port: int) -> dict[str, dict[str, o
         "workers": {"min_heartbeat_interval": 1},  # at the default 5 a finished task often holds its slot that long
         "dag_processor": {"refresh_interval": 10, "parsing_processes": 1},
         "logging": {"base_log_folder": home.logs, "colored_console_log": False},
+        "usage_data_collection": {"enabled": False},  # no option of Airflow 3.3; it was in 2.10, and may come again
     }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import zstandard
 from pydantic import ValidationError
 
-from pipelines import approvals, benchmark, busy, documents, guard, keys, settings, tools
+from pipelines import approvals, benchmark, busy, documents, gpus, guard, keys, settings, stream_results, tools
 from pipelines.commands import node
 from pipelines.datasets import manifest, names
 from pipelines.datasets.cache import Note, Pin
@@ -120,6 +120,8 @@ def all_readers() -> Iterator[Reader]:
             name, lambda data, record=record: documents.parse(_text(data), record, "f.toml"), (BadFile,), seeds
         )
     yield Reader("settings", _settings, (BadSettings,), (b"HOME=~/x\nCACHE_BYTES=1\nBUSY=command a 'b c'\n",))
+    streams = tuple(path.read_bytes() for path in (ROOT / "tests/samples/memory_bandwidth").glob("*.yaml"))
+    yield Reader("stream", lambda data: stream_results.read(_text(data), 2), (UnknownOutput,), streams)
     yield Reader("selection", _selection, (FleetmarkError,), (b"localhost\nsku=h200,rack=r1*\n[a-\n",))
     yield Reader(
         "busy",
@@ -129,6 +131,8 @@ def all_readers() -> Iterator[Reader]:
     )
     yield Reader("pods", lambda data: busy.device_pods(_text(data), "own"), (), (b'{"items": [{"metadata": {}}]}',))
     yield Reader("slurm", lambda data: busy.slurm_jobs(_text(data), "1"), (), (b"1|RUNNING|me\n2|PENDING|you\n",))
+    smi = (ROOT / "tests/samples/environment/nvidia-smi-550-synth-4xh100.csv").read_bytes()
+    yield Reader("nvidia-smi", lambda data: gpus.parse(_text(data)), (), (smi,))
     yield Reader("versions", _versions, (), (b"fio-3.33\n", b"iperf 3.12 (cJSON 1.7.15)\n", b"fio-" + b"9" * 5000))
     yield Reader("key", lambda data: keys.checked(_text(data)), (BadKey,), (RAW_KEY.encode(),))
     yield Reader("raw key", lambda data: keys.raw_parts(_text(data)), (BadKey,), (RAW_KEY.encode(),))

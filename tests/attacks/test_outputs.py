@@ -141,3 +141,15 @@ def test_a_parser_gives_nothing_of_a_job_with_parameters_that_are_not_its_own(na
     raw = make.raw(make.job(benchmark=name, params={"shell": json.dumps(METACHARACTERS)}), stdout="{}")
     with pytest.raises(UnknownOutput):
         benchmark.get(name).parse(raw)
+
+
+def test_a_raw_output_that_names_no_benchmark_of_ours_fails_alone_and_holds_no_run_up(store: Store) -> None:
+    jobs = make.job("job-1"), make.job("job-2")
+    stages.publish_plan(store, make.plan(*jobs))
+    for job, benchmark_name in zip(jobs, ("no_such", "fio"), strict=True):
+        forged = make.raw(job.model_copy(update={"benchmark": benchmark_name}), exit_status=1, stderr="fio: x")
+        store.create(keys.raw_key(make.RUN_ID, job.node, job.job_id, 1), forged.model_dump_json().encode())
+    rows = {row["job_id"]: row for row in _runs(store)}
+    assert {row["outcome"] for row in rows.values()} == {Outcome.TOOL_FAILED}
+    assert "unknown benchmark 'no_such'" in str(rows["job-1"]["reason"])
+    assert "unknown benchmark" not in str(rows["job-2"]["reason"])

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import licences
+from pipelines.embedded.home import Home
+from pipelines.settings import Settings
+from tests import audit, licences
 
 ROOT = Path(__file__).parents[2]
 LOCKS = sorted((ROOT / "requirements").glob("*.lock"))
@@ -50,6 +52,36 @@ def test_every_dependency_is_pinned_to_a_version_and_its_hashes(lock: Path) -> N
     pinned = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]
     assert len(pinned) > 10
     assert [each.split()[0] for each in pinned if "==" not in each.split()[0] or "--hash=sha256:" not in each] == []
+
+
+def test_no_two_locks_have_another_version_of_a_package_and_the_tests_lock_has_them_all() -> None:
+    everything = licences.locked("dev")
+    for lock in LOCKS:
+        assert licences.locked(lock.stem).items() <= everything.items()
+
+
+@pytest.mark.integration
+def test_the_bill_of_materials_is_valid_and_has_every_package_of_the_lock_with_its_hashes(tmp_path: Path) -> None:
+    (line,) = re.findall(
+        r"^\t(\S*uvx --from cyclonedx-bom.*) -o sbom\.json$", (ROOT / "Makefile").read_text(), re.MULTILINE
+    )
+    made = tmp_path / "sbom.json"  # the tool holds it against CycloneDX's schema before it writes it
+    subprocess.run((*line.split(), "-o", str(made)), check=True, cwd=ROOT, timeout=300, capture_output=True)
+    bill = json.loads(made.read_text())
+    assert (bill["bomFormat"], bill["metadata"]["component"]["name"]) == ("CycloneDX", "fleetmark")
+    assert {part["name"]: part["version"] for part in bill["components"]} == licences.locked("fleet")
+    hashes = [each for part in bill["components"] for link in part["externalReferences"] for each in link["hashes"]]
+    assert {each["alg"] for each in hashes} == {"SHA-256"}
+    assert len(hashes) > len(bill["components"])
+
+
+def test_an_audit_names_what_is_vulnerable_and_what_was_not_audited() -> None:
+    said = [
+        {"name": "a", "version": "1", "vulns": [{"id": "PYSEC-1", "fix_versions": ["2", "3"]}]},
+        {"name": "b", "version": "1", "vulns": []},
+        {"name": "c", "skip_reason": "nobody knows it"},
+    ]
+    assert audit.findings(said) == ["a 1: PYSEC-1, mended in 2, 3", "c: not audited: nobody knows it"]
 
 
 def test_the_list_of_licences_is_that_of_the_locks() -> None:
@@ -121,6 +153,9 @@ assert "sentry_sdk" not in sys.modules
     config = {"AIRFLOW_CONFIG": str(ROOT / "infra/airflow/fleet.cfg"), "SCARF_ANALYTICS": ""}
     assert _asked(body, tmp_path) == []
     assert _asked(body, tmp_path, **config) == []
+    embedded = Home(Settings(home=tmp_path))
+    embedded.prepare()
+    assert _asked(body, tmp_path, AIRFLOW_CONFIG=str(embedded.root / "airflow.cfg")) == []
 
 
 def test_great_expectations_is_told_to_report_nothing_before_it_is_loaded(tmp_path: Path) -> None:

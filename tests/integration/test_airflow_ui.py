@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, Request, expect, sync_playwright
 
 from tests.integration.conftest import Deployed
 
@@ -46,7 +46,7 @@ def test_the_form_can_be_filled_in_and_sent_as_it_comes_and_starts_what_it_says(
     form.get_by_role("button", name="Trigger").click()
     (started,) = deployed.wait_for(lambda: set(runs(deployed)) - before or None)
     conf = runs(deployed)[started]
-    assert (conf["suite"], conf["nodes"], conf["note"], conf["dry_run"]) == ("storage", ["localhost"], "by hand", True)
+    assert (conf["suite"], conf["nodes"], conf["note"], conf["dry_run"]) == ("nightly", ["localhost"], "by hand", True)
     deployed.wait_for(lambda: state(deployed, started) == "success" or None)
 
 
@@ -67,3 +67,19 @@ def state(deployed: Deployed, run_id: str) -> str:
 def test_the_runbook_is_shown_beside_the_dag(page: Page) -> None:
     page.get_by_role("button", name="Dag Docs").click()
     expect(page.get_by_role("dialog").get_by_text("Is it safe to run again?")).to_be_visible()
+
+
+def test_no_page_of_airflow_has_the_browser_ask_another_host(deployed: Deployed, page: Page) -> None:
+    asked: list[str] = []
+
+    def note(request: Request) -> None:
+        asked.append(request.url)
+
+    page.on("request", note)
+    for path in ("", "dags", "dags/fleet_benchmark", "dags/fleet_benchmark/runs", "dag_runs", "pools", "connections"):
+        page.goto(f"{deployed.url}/{path}", wait_until="networkidle")
+    page.goto(f"{deployed.url}/dags/fleet_benchmark/code", wait_until="networkidle")
+    expect(page.locator(".monaco-editor").first).to_be_visible()  # its loader names a host by default
+    own = (f"{deployed.url}/", "data:", "blob:")
+    assert [url for url in asked if not url.startswith(own)] == []
+    assert len(asked) > 50  # files of the pages, and the API

@@ -1,7 +1,9 @@
 """Backup and restore: what is restored answers as the store did, whatever happened while the backup was made."""
 
+import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -10,8 +12,16 @@ from click.testing import CliRunner
 
 from pipelines import backup, bulk, database, keys, process, storage
 from pipelines.cli import main
-from pipelines.datasets import catalog, download
-from pipelines.errors import BadKey, CorruptObject, DatabaseRefused, StoreNotEmpty, StoreRefused, Unknown
+from pipelines.datasets import catalog, claims, download
+from pipelines.errors import (
+    BadKey,
+    CorruptObject,
+    DatabaseRefused,
+    StillCollecting,
+    StoreNotEmpty,
+    StoreRefused,
+    Unknown,
+)
 from pipelines.settings import Settings
 from pipelines.storage import Store
 from pipelines.tables.query import open_reader
@@ -173,6 +183,114 @@ def test_a_restoring_that_was_killed_goes_on(settings: Settings, store: Store) -
     assert restored.keys_under("restoring") == []
 
 
+def test_pruning_keeps_the_newest_and_every_object_that_they_have(any_settings: Settings, any_store: Store) -> None:
+    to, told, source = any_store, [], place(any_settings, "source")
+    for number in range(3):
+        nights.put(source, nights.rows(nights.NIGHT + timedelta(days=number)))
+        source.create(f"plans/{number}.json", f"plan {number}".encode())
+        told.append(answers(source))
+        backup.make(source, to, AT + timedelta(days=number), quiet)
+        source.delete(f"plans/{number}.json")
+    of_other = place(any_settings, "other")
+    nights.put(of_other, nights.rows(date(2026, 12, 1)))
+    other = backup.make(of_other, to, AT - timedelta(days=1), quiet)
+    before = {key: to.read(key) for root in to.roots() for key in to.keys_under(root)}
+    planned = backup.prune(to, 2, dry_run=True)
+    assert {key: to.read(key) for root in to.roots() for key in to.keys_under(root)} == before
+    done = backup.prune(to, 2, dry_run=False)
+    assert done == planned.model_copy(update={"dry_run": False})
+    assert (len(done.stay), len(done.go), done.objects > 0) == (3, 1, True)
+    assert backup.prune(to, 2, dry_run=False) == done.model_copy(update={"go": (), "objects": 0, "size_bytes": 0})
+    assert len(before) - len({key for root in to.roots() for key in to.keys_under(root)}) == done.objects + 1
+    assert backup.load(to, other.backup_id) == other
+    assert [backup.damaged(to, backup.load(to, each)) for each in done.stay] == [[], [], []]
+    for number, backup_id in enumerate(each for each in done.stay if each != other.backup_id):
+        restored = place(any_settings, f"restored-{number}")
+        backup.restore(to, backup.load(to, backup_id), restored, quiet)
+        assert answers(restored) == told[number + 1]
+
+
+def test_the_newest_backup_stays_whatever_is_asked(settings: Settings, store: Store) -> None:
+    store.create("plans/1.json", b"1")
+    to = place(settings, "backup")
+    made = backup.make(store, to, AT, quiet)
+    with pytest.raises(ValueError, match="newest"):
+        backup.prune(to, 0, dry_run=False)
+    assert backup.prune(to, 1, dry_run=False).stay == (made.backup_id,)
+    assert backup.damaged(to, made) == []
+
+
+def test_nothing_is_pruned_while_a_backup_is_made_nor_where_one_that_stays_is_incomplete(
+    settings: Settings, store: Store
+) -> None:
+    to = place(settings, "backup")
+    for number in range(2):
+        store.create(f"plans/{number}.json", str(number).encode())
+        made = backup.make(store, to, AT + timedelta(days=number), quiet)
+    before = [key for root in to.roots() for key in to.keys_under(root)]
+    claims.publishing(to, "backups", "backup-other", 1.0)
+    with pytest.raises(StillCollecting, match="backup-other"):
+        backup.prune(to, 1, dry_run=False)
+    claims.published(to, "backups", "backup-other")
+    assert [key for root in to.roots() for key in to.keys_under(root)] == before
+    to.delete(f"objects/{made.objects[-1].sha256}")
+    with pytest.raises(CorruptObject, match=made.objects[-1].key):
+        backup.prune(to, 1, dry_run=False)
+    backup.make(store, to, AT + timedelta(days=2), quiet)
+    assert len(backup.prune(to, 1, dry_run=False).go) == 2
+    assert backup.damaged(to, backup.load(to)) == []
+
+
+def _prune(settings: Settings) -> None:
+    backup.prune(place(settings, "backup"), 1, dry_run=False)
+
+
+@pytest.mark.integration
+def test_a_pruning_that_was_killed_goes_on_and_hurts_no_backup_that_stays(settings: Settings, store: Store) -> None:
+    to = place(settings, "backup")
+    for number in range(200):
+        store.create(f"plans/{number}.json", str(number).encode())
+    backup.make(store, to, AT, quiet)
+    for number in range(199):
+        store.delete(f"plans/{number}.json")
+    backup.make(store, to, AT + timedelta(days=1), quiet)
+    shutil.copytree(settings.home / "backup", settings.home / "template")
+    span_s = processes.duration_s(_prune, settings)
+    for delay_s in processes.moments(7, 6, span_s):
+        shutil.rmtree(settings.home / "backup")
+        shutil.copytree(settings.home / "template", settings.home / "backup")
+        processes.kill_after(delay_s, _prune, settings)
+        assert backup.damaged(to, backup.load(to)) == []
+        _prune(settings)
+        assert len(to.keys_under("objects")) == len(to.keys_under("backups")) == 1
+
+
+@pytest.mark.integration
+def test_backups_and_prunings_at_once_leave_every_backup_whole(settings: Settings, store: Store) -> None:
+    to, made = place(settings, "backup"), []
+    for number in range(30):
+        store.create(f"plans/{number}.json", str(number).encode())
+
+    def again() -> bool:
+        at = AT + timedelta(minutes=len(made))
+        store.replace("plans/0.json", at.isoformat().encode())
+        made.append(backup.make(store, to, at, quiet).backup_id)
+        assert backup.damaged(to, backup.load(to)) == []
+        return len(made) > 20
+
+    processes.kill_when(again, _prune_for_ever, settings)
+    assert len(to.keys_under("backups")) < len(made), "nothing was pruned meanwhile"
+    _prune(settings)
+    assert to.keys_under("backups") == [f"backups/{made[-1]}.json"]
+    assert backup.damaged(to, backup.load(to)) == []
+
+
+def _prune_for_ever(settings: Settings) -> None:
+    while True:
+        with suppress(StillCollecting, Unknown):
+            _prune(settings)
+
+
 def test_a_damaged_object_of_a_backup_is_named_and_never_restored(settings: Settings, store: Store) -> None:
     fill(settings, store)
     to = place(settings, "backup")
@@ -240,6 +358,12 @@ def test_the_verbs_make_check_and_restore(settings: Settings, store: Store) -> N
     assert run(main, ["restore", to, "--check"], env=environ).exit_code == 0
     refused = run(main, ["restore", to], env=environ)
     assert (refused.exit_code, "is not empty" in refused.stderr) == (2, True)
+    assert run(main, ["backup", "make", to], env=environ).exit_code == 0
+    said = json.loads(run(main, ["backup", "prune", to, "--keep", "1", "--json"], env=environ).stdout)
+    assert (said["dry_run"], len(said["stay"])) == (True, 1)
+    assert run(main, ["backup", "prune", to, "--keep", "0"], env=environ).exit_code == 2
+    pruned = run(main, ["backup", "prune", to, "--keep", "1", "--delete"], env=environ)
+    assert (pruned.exit_code, f"stays       {said['stay'][0]}" in pruned.stderr) == (0, True), pruned.stderr
     elsewhere = environ | {"FLEETMARK_STORE": f"file://{settings.home}/restored"}
     done = run(main, ["restore", to], env=elsewhere)
     assert (done.exit_code, "are in the store" in done.stderr) == (0, True), done.stderr
