@@ -12,9 +12,10 @@ that of loading the model as well: say so in the metric's meaning.
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
+from math import isfinite
 from typing import Literal
 
-from pipelines.records import Measurement, Series, Telemetry
+from pipelines.records import Labels, Measurement, Outcome, Parsed, RawOutput, Series, Telemetry, Unit
 
 _SOURCES = {"gpu": "nvml", "cpu": "rapl"}
 _EDGE_S = 2.0  # by which a window may begin before the first sample, or end after the last one
@@ -31,7 +32,8 @@ def taken(
     series = [each for each in telemetry.series if each.source == source] if telemetry else []
     devices = {each.labels["device"] for each in series if "device" in each.labels}
     found = within(series, begins_s, ends_s)
-    return sum(found.values()) if devices and devices == found.keys() else None
+    total = sum(found.values())
+    return total if devices and devices == found.keys() and isfinite(total) else None
 
 
 def within(series: Iterable[Series], begins_s: float, ends_s: float) -> Mapping[str, float]:
@@ -52,14 +54,35 @@ def within(series: Iterable[Series], begins_s: float, ends_s: float) -> Mapping[
 
 
 def measurements(telemetry: Telemetry) -> tuple[Measurement, ...]:
-    """`energy` and `power_mean` by device and `throttled` by device and reason, of the whole job.
+    """`energy` and `power_mean` by device and `throttled_time` by device and reason, of the whole job.
 
     What was sampled once only gives none: it has no duration.
     """
-    return tuple(_measurements(telemetry.series))
+    found = _measurements(telemetry.series)
+    return tuple(
+        Measurement(metric=name, value=value, unit=unit, labels=labels)
+        for name, value, unit, labels in found
+        if isfinite(value)
+    )
 
 
-def _measurements(series: tuple[Series, ...]) -> Iterator[Measurement]:
+def beside(raw: RawOutput, parsed: Parsed) -> Parsed:
+    """What was sampled beside the tool is kept however the job ended; numbers are made of it if it ended well."""
+    if raw.telemetry is None:
+        return parsed
+    told = measurements(raw.telemetry) if parsed.outcome is Outcome.OK else ()
+    known = {(each.metric, tuple(sorted(each.labels.items()))) for each in parsed.measurements}
+    added = (each for each in told if (each.metric, tuple(sorted(each.labels.items()))) not in known)
+    return parsed.model_copy(
+        update={
+            "measurements": (*parsed.measurements, *added),
+            "series": (*raw.telemetry.series, *parsed.series),
+            "notes": (*parsed.notes, *raw.telemetry.notes),
+        }
+    )
+
+
+def _measurements(series: tuple[Series, ...]) -> Iterator[tuple[str, float, Unit, Labels]]:
     lasting = [each for each in series if each.seconds[-1] > each.seconds[0]]
     with_power = {each.labels.get("device") for each in lasting if each.metric == "power"}
     with_counter = {each.labels.get("device") for each in lasting if each.metric == "energy"}
@@ -67,15 +90,15 @@ def _measurements(series: tuple[Series, ...]) -> Iterator[Measurement]:
         took_s, device = each.seconds[-1] - each.seconds[0], each.labels.get("device")
         if each.metric == "energy" and each.samples[-1] >= each.samples[0]:
             joules = each.samples[-1] - each.samples[0]
-            yield Measurement(metric="energy", value=joules, unit="J", labels=each.labels)
+            yield "energy", joules, "J", each.labels
             if device not in with_power:
-                yield Measurement(metric="power_mean", value=joules / took_s, unit="W", labels=each.labels)
+                yield "power_mean", joules / took_s, "W", each.labels
         elif each.metric == "power":
-            yield Measurement(metric="power_mean", value=each.mean, unit="W", labels=each.labels)
+            yield "power_mean", each.mean, "W", each.labels
             if device not in with_counter:
-                yield Measurement(metric="energy", value=each.mean * took_s, unit="J", labels=each.labels)
+                yield "energy", each.mean * took_s, "J", each.labels
         elif each.metric == "throttled":
-            yield Measurement(metric="throttled", value=each.mean * took_s, unit="s", labels=each.labels)
+            yield "throttled_time", each.mean * took_s, "s", each.labels
 
 
 def _grown(counter: Series, begins_s: float, ends_s: float) -> float | None:

@@ -2,19 +2,36 @@
 
 `RawOutput.facts` holds what the command decided, and what the node saw: filesystem, direct_io (whether it takes
 O_DIRECT), dataset (the version whose files it was given), output_truncated (where the tool wrote more than is kept),
+price_per_hour (of the node, in the
+inventory's currency), beside (the job during which it watched), ended_with (the same, where it was ended with that),
 busy (the real work for which it was not started), busy_after (the real work that was there at its end: its numbers are
 not to be believed).
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines import approvals, benchmark, busy, devices, environment, gpus, guard, keys, lease, process, tools
+from pipelines import (
+    approvals,
+    benchmark,
+    busy,
+    companions,
+    devices,
+    environment,
+    gpus,
+    guard,
+    keys,
+    lease,
+    process,
+    telemetry,
+    tools,
+)
 from pipelines.benchmark import Peer, Workplace
 from pipelines.errors import (
     BadParameter,
@@ -66,6 +83,7 @@ class Machine:
     addresses: Mapping[str, str] = field(default_factory=dict)  # of the other nodes, for pairs
     watch: busy.Watch = field(default_factory=busy.Watch)
     approval: approvals.Approval | None = None  # of jobs on raw devices
+    telemetry_s: float = 0.0  # how often the machine is asked beside a tool; 0: never
 
 
 def run_jobs(
@@ -102,7 +120,8 @@ def run_jobs(
     if all(job.job_id in stored for job in jobs):
         return tuple(stored[job.job_id] for job in jobs)
     delivery = Delivery(store, spool, say)
-    with prepared(settings, plan.node(node_name), plan.run_id, attempt, say) as (machine, waited_s):
+    benchmarks = plan.benchmarks_of(node_name)
+    with prepared(settings, plan.node(node_name), plan.run_id, attempt, benchmarks, say) as (machine, waited_s):
         delivery.create(
             keys.environment_key(machine.environment.environment_id), machine.environment.model_dump_json().encode()
         )
@@ -113,10 +132,14 @@ def run_jobs(
         with _with_datasets(settings, store, approved, (job for _, job in missing), say) as ready:
             for number, job in missing:
                 first_s = waited_s if job is missing[0][1] else 0.0  # the first job's row has the wait
-                raw = measure(ready, job, say, f"{number}/{len(jobs)} ", first_s)
-                key = keys.raw_key(plan.run_id, node_name, job.job_id, attempt)
-                delivery.create(key, raw.model_dump_json().encode())
-                stored[job.job_id] = key
+                watchers = plan.watchers_of(job)
+                with companions.watching(watchers, partial(_watch, ready, say)) as watched:
+                    raw = measure(ready, job, say, f"{number}/{len(jobs)} ", first_s)
+                beside = {each.job_id: watched[each.job_id] or _unwatched(ready, each) for each in watchers}
+                for job_id, ended in {**beside, job.job_id: raw}.items():
+                    key = keys.raw_key(plan.run_id, node_name, job_id, attempt)
+                    delivery.create(key, ended.model_dump_json().encode())
+                    stored[job_id] = key
     delivery.finish(settings.spool_wait_s)
     return tuple(stored[job.job_id] for job in jobs)
 
@@ -124,12 +147,29 @@ def run_jobs(
 def run_once(settings: Settings, node: Node, job: Job, *, say: Say, run_id: str | None = None) -> RawOutput:
     """Run one job on this machine, with lease and guard, and give its raw output back; nothing is stored."""
     run_id = run_id or keys.run_id(datetime.now(UTC), "bench")
-    with prepared(settings, node, run_id, 1, say) as (machine, waited_s):
+    with prepared(settings, node, run_id, 1, {job.benchmark}, say) as (machine, waited_s):
         return measure(machine, job, say, lease_wait_s=waited_s)
 
 
-def measure(machine: Machine, job: Job, say: Say, progress: str = "", lease_wait_s: float = 0.0) -> RawOutput:
-    """One job: guard, command, tool, raw output. The caller holds the lease.
+def _watch(machine: Machine, say: Say, job: Job, started: Callable[[int], None]) -> RawOutput:
+    """A job beside another, which is the one that is sampled."""
+    return measure(replace(machine, telemetry_s=0.0), job, say, "beside it: ", started=started)
+
+
+def _unwatched(machine: Machine, job: Job) -> RawOutput:
+    refusal = Refusal(outcome=Outcome.TOOL_FAILED, reason="it was to run beside another job, and gave no result")
+    return refused(machine, job, refusal, 0.0, {"beside": job.beside or ""})
+
+
+def measure(
+    machine: Machine,
+    job: Job,
+    say: Say,
+    progress: str = "",
+    lease_wait_s: float = 0.0,
+    started: Callable[[int], None] = lambda _: None,
+) -> RawOutput:
+    """One job: guard, command, tool, raw output. The caller holds the lease; `started` is told the tool's group.
 
     A tool that fails, hangs or is killed gives a raw output that says so; one that may not or cannot be started, one
     with a refusal. Nothing is raised for either. Whether real work runs here is asked before and after.
@@ -137,7 +177,7 @@ def measure(machine: Machine, job: Job, say: Say, progress: str = "", lease_wait
     what = f"{progress}{job.benchmark} {job.case} repeat {job.repeat}"
     say(f"{what}: about {job.seconds:.0f} s")
     try:
-        raw = _run(machine, job, lease_wait_s)
+        raw = _run(machine, job, lease_wait_s, started)
     except (ScratchRefused, SizeCapExceeded, NotEnoughSpace, DeviceRefused, NotApproved, BadParameter, Unknown) as e:
         raw = refused(machine, job, Refusal(outcome=Outcome.CONFIG, reason=str(e)), lease_wait_s)
     except (ToolNotFound, ToolNotStarted) as e:
@@ -156,25 +196,28 @@ def ending(raw: RawOutput) -> str:
 
 
 @contextmanager
-def prepared(settings: Settings, node: Node, run_id: str, attempt: int, say: Say) -> Iterator[tuple[Machine, float]]:
+def prepared(
+    settings: Settings, node: Node, run_id: str, attempt: int, benchmarks: Collection[str], say: Say
+) -> Iterator[tuple[Machine, float]]:
     """The machine under its lease, leftovers reclaimed; and the seconds waited for the lease.
 
-    Where real work runs the lease is not taken, and every job is refused.
+    Of the tools those of `benchmarks` are looked for, and are what its environment says of tools. Where real work runs
+    the lease is not taken, and every job is refused.
     """
     watch = busy.Watch(busy.parsed(settings.busy))
     if (seen := watch.after()).state != "free":
         say(seen.reason)
-        yield _look(settings, node, run_id, attempt, say, watch, _contended(seen)), 0.0
+        yield _look(settings, node, run_id, attempt, benchmarks, say, watch, _contended(seen)), 0.0
         return
     try:
         with lease.held(settings.lease_dir, run_id, node.name, settings.lease_wait_s, say) as waited_s:
-            yield _look(settings, node, run_id, attempt, say, watch), waited_s
+            yield _look(settings, node, run_id, attempt, benchmarks, say, watch), waited_s
             return
     except LeaseTimeout as e:
         refusal, waited_s = Refusal(outcome=Outcome.CONTENDED, reason=str(e)), e.waited_s
     except LeaseUnusable as e:
         refusal, waited_s = Refusal(outcome=Outcome.CONFIG, reason=str(e)), 0.0
-    yield _look(settings, node, run_id, attempt, say, watch, refusal), waited_s
+    yield _look(settings, node, run_id, attempt, benchmarks, say, watch, refusal), waited_s
 
 
 def _contended(seen: busy.Answer) -> Refusal:
@@ -186,6 +229,7 @@ def _look(
     node: Node,
     run_id: str,
     attempt: int,
+    benchmarks: Collection[str],
     say: Say,
     watch: busy.Watch,
     refusal: Refusal | None = None,
@@ -195,9 +239,10 @@ def _look(
             guard.reclaim(node, settings.home, say)
         except ScratchRefused as e:  # said once here; every job is refused with it
             say(str(e))
-    found = tools.find_all()
+    found = tools.find_all(of=benchmarks)
     seen = environment.snapshot(settings.home / node.scratch, found.values())
-    return Machine(node, settings.home, run_id, attempt, seen, found, refusal, watch=watch)
+    period_s = settings.telemetry_s
+    return Machine(node, settings.home, run_id, attempt, seen, found, refusal, watch=watch, telemetry_s=period_s)
 
 
 @contextmanager
@@ -217,7 +262,7 @@ def _with_datasets(
         yield replace(machine, datasets=found)
 
 
-def _run(machine: Machine, job: Job, lease_wait_s: float) -> RawOutput:
+def _run(machine: Machine, job: Job, lease_wait_s: float, started: Callable[[int], None]) -> RawOutput:
     refusal = machine.refusal
     if refusal is None:
         descriptor = benchmark.get(job.benchmark)
@@ -251,21 +296,28 @@ def _run(machine: Machine, job: Job, lease_wait_s: float) -> RawOutput:
             path,
             cpus=len(os.sched_getaffinity(0)),
             gpus=gpus.count(machine.environment.facts),
+            endpoints=machine.node.endpoints,
             tool_help=tool.help,
         )
         command = descriptor.command(params, place)
-        done = process.run(
-            command.argv,
-            timeout_s=job.timeout_s,
-            cwd=scratch.path,
-            passed=descriptor.passed,
-            started=scratch.record,
-        )
+        with telemetry.sampling(machine.telemetry_s) as sampler:
+
+            def begun(group: int) -> None:
+                scratch.record(group)
+                started(group)
+                sampler.start()
+
+            done = process.run(
+                command.argv, timeout_s=job.timeout_s, cwd=scratch.path, passed=descriptor.passed, started=begun
+            )
+            told = sampler.stop()
         seen = machine.watch.after()
         written, truncated = _read(output)
     facts = {**command.labels, "filesystem": scratch.filesystem, "direct_io": str(scratch.direct_io).lower()}
     facts |= {"busy_after": seen.reason} if seen.state != "free" else {}
     facts |= {"dataset": job.dataset} if job.dataset else {}
+    price = machine.node.price_per_hour
+    facts |= {"price_per_hour": f"{price:g}"} if price else {}
     facts |= {"device": disk.serial, "device_name": disk.name} if disk else {}
     return _raw(
         machine,
@@ -281,6 +333,7 @@ def _run(machine: Machine, job: Job, lease_wait_s: float) -> RawOutput:
         started_at=done.started_at,
         duration_s=done.duration_s,
         facts={**facts, **({"output_truncated": "true"} if truncated else {})},
+        telemetry=told,
     )
 
 

@@ -101,6 +101,12 @@ def end_group(group: int, start_ticks: int, home: Path) -> bool:
     return True
 
 
+def signal_group(group: int, number: signal.Signals) -> None:
+    """Send a signal to a process group; nothing happens where it has ended."""
+    with suppress(ProcessLookupError):
+        os.killpg(group, number)
+
+
 def spawn(argv: tuple[str, ...], *, log: Path, environ: Mapping[str, str], parents_end: signal.Signals | None) -> int:
     """Start a process in a session of its own, out of reach of the terminal's signals. Returns its id.
 

@@ -49,6 +49,9 @@ class Settings(Record):
         description="how this machine sees that real work runs on it: none, lock-file PATH, flock PATH, slurm [NODE], "
         "kubernetes [NODE], or command ARGV... (exit status 0: free)",
     )
+    telemetry_s: float = Field(
+        default=1.0, ge=0, description="how often power, clocks and temperatures are read beside a tool; 0: never"
+    )
     store_retry_s: float = Field(default=60.0, ge=0, description="how long to retry an unreachable store")
     spool_bytes: int = Field(
         default=2**30, ge=0, description="what the node may keep for a store that is away, in bytes"

@@ -63,9 +63,9 @@ def results(form: str | None, as_of: int | datetime | None, **which: str | None)
 def query(sql: str, form: str | None, as_of: int | datetime | None) -> None:
     """Answer one SELECT over the tables with DuckDB; read only.
 
-    Tables: measurements, runs, quarantine, histograms, environments, verdicts, latest, usage; datasets, staging,
-    scrubs. Views: results (measurements of complete runs), completed (one row per complete run). See docs/tables.md
-    and docs/queries.md.
+    Tables: measurements, runs, quarantine, histograms, telemetry, environments, verdicts, latest, usage; datasets,
+    staging, scrubs. Views: results (measurements of complete runs), completed (one row per complete run). See
+    docs/tables.md and docs/queries.md.
     """
     with _reader(_store(), as_of) as reader:
         _print(reader.query(sql), form)

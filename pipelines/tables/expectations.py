@@ -170,7 +170,7 @@ def _of_rows(benchmarks: tuple[Benchmark, ...]) -> Iterator[Expectation]:
     yield OneOf(
         subject="measurements",
         column="quantity",
-        allowed=tuple(quantity(known.name, metric.name) for known in benchmarks for metric in known.metrics),
+        allowed=tuple(quantity(known.name, metric.name) for known in benchmarks for metric in known.described),
         says="Every metric is one its benchmark describes",
         fault="benchmark {benchmark} describes no metric {metric!r}",
     )
@@ -191,7 +191,7 @@ def _of_rows(benchmarks: tuple[Benchmark, ...]) -> Iterator[Expectation]:
 
 def _honest_ranges(benchmarks: tuple[Benchmark, ...]) -> Iterator[Expectation]:
     for known in benchmarks:
-        for metric in known.metrics:
+        for metric in known.described:
             low, high = format_value(metric.low, metric.unit), format_value(metric.high, metric.unit)
             yield Within(
                 subject="measurements",

@@ -3,7 +3,7 @@
 import io
 from typing import TYPE_CHECKING
 
-from pipelines.errors import CorruptObject
+from pipelines.errors import CorruptObject, KeyNotFound
 from pipelines.storage import Store
 
 if TYPE_CHECKING:
@@ -19,12 +19,22 @@ def create(store: Store, key: str, rows: "pa.Table") -> bool:
     return store.create(key, stream.getvalue())
 
 
-def read(store: Store, key: str) -> "pa.Table":
-    """Raises: KeyNotFound: there is no such object. CorruptObject: it is not Parquet."""
+def read(store: Store, key: str, otherwise: "pa.Schema | None" = None) -> "pa.Table":
+    """The rows of an object; where it is not there and `otherwise` is given, no rows of that schema.
+
+    Raises:
+        KeyNotFound: there is no such object.
+        CorruptObject: it is not Parquet.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    data = store.read(key)
+    try:
+        data = store.read(key)
+    except KeyNotFound:
+        if otherwise is None:
+            raise
+        return otherwise.empty_table()
     try:
         return pq.read_table(io.BytesIO(data))
     except (pa.ArrowInvalid, OSError) as e:

@@ -13,7 +13,7 @@ from pipelines import keys
 from pipelines.errors import CorruptObject, LandingConflict
 from pipelines.storage import Store
 from pipelines.tables import delta, files, latest
-from pipelines.tables.schema import PARTITION, RUN_TABLES, TABLES, Table
+from pipelines.tables.schema import PARTITION, RUN_TABLES, SINCE, TABLES, Table
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -44,7 +44,7 @@ def land_batch(store: Store, batch: str) -> Mapping[str, int]:
         LandingConflict: see `land_table`.
     """
     run = keys.run_of(batch)
-    landing = {name: files.read(store, keys.landing_key(batch, name)) for name in _LANDED}
+    landing = {name: files.read(store, keys.landing_key(batch, name), SINCE.get(name)) for name in _LANDED}
     versions = {name: land_table(store, name, landing[name], batch, run) for name in _LANDED}
     latest.update(store, batch, landing["measurements"])
     return versions

@@ -24,6 +24,7 @@ class Landed:
     measurements: "pa.Table"
     quarantine: "pa.Table"
     histograms: "pa.Table"
+    telemetry: "pa.Table"
     environments: "pa.Table"
     verdicts: "pa.Table"
     versions: Mapping[str, int]

@@ -27,6 +27,8 @@ _PIECE_BYTES = 2**23
 _SHARED_CODE = (
     "records.py",
     "histograms.py",
+    "energy.py",
+    "tracks.py",
     "fio_document.py",
     "fio_results.py",
     "tables/rows.py",
@@ -70,7 +72,7 @@ def prepare(store: Store, plan: Plan, at: datetime) -> str:
     batch = _batch(store, plan.run_id, inputs, at)
     batch_id = keys.batch_id(plan.run_id, inputs.model_dump(mode="json"), batch.generation)
     made = rows.rows_of(plan, attempts, _environments(store, attempts), batch_id, batch.made_at, inputs.reached)
-    for table in ("environments", "histograms", "measurements", "runs"):
+    for table in ("environments", "histograms", "telemetry", "measurements", "runs"):
         files.create(store, keys.parsed_key(batch_id, table), getattr(made, table))
     return batch_id
 

@@ -68,7 +68,7 @@ def of_run(plan: Plan, landed: Landed, metrics: Iterable[str] = ()) -> Iterator[
         planned = tuple(jobs)
         descriptor = benchmark.get(name)
         required = descriptor.required(descriptor.params_of(planned[0]))
-        for metric in (each.name for each in descriptor.metrics):
+        for metric in (each.name for each in descriptor.described):
             if wanted and metric not in wanted:
                 continue
             sets = sorted({labels for job in planned for labels, _ in values.get((job.job_id, metric), ())})

@@ -10,10 +10,22 @@ from typing import Any
 import pyarrow as pa
 from pydantic import ValidationError
 
-from pipelines import benchmark, keys
-from pipelines.errors import CorruptObject, UnknownOutput
-from pipelines.records import Environment, Histogram, Job, Labels, Measurement, Outcome, Parsed, Plan, RawOutput, Scalar
-from pipelines.tables.schema import ENVIRONMENTS, HISTOGRAMS, LABELS, MEASUREMENTS, RUNS
+from pipelines import benchmark, energy, keys
+from pipelines.errors import CorruptObject, Unknown, UnknownOutput
+from pipelines.records import (
+    Environment,
+    Histogram,
+    Job,
+    Labels,
+    Measurement,
+    Outcome,
+    Parsed,
+    Plan,
+    RawOutput,
+    Scalar,
+    Series,
+)
+from pipelines.tables.schema import ENVIRONMENTS, HISTOGRAMS, LABELS, MEASUREMENTS, RUNS, TELEMETRY
 
 _OF_JOB = ("node", "benchmark", "case", "repeat", "job_id", "dataset", "peer", "round")
 _ENDED_EARLY = "there is no raw output: a task of its node began, and ended before this job"
@@ -40,6 +52,7 @@ class Rows:
 
     environments: pa.Table
     histograms: pa.Table
+    telemetry: pa.Table
     measurements: pa.Table
     runs: pa.Table
 
@@ -49,7 +62,6 @@ def read(key: str, data: bytes, url: str) -> Attempt:
 
     Raises:
         BadKey: not the key of a raw output.
-        Unknown: a benchmark that this installation does not have.
     """
     run, node, job_id, number = keys.raw_parts(key)
     attempt = Attempt(key, keys.sha256(data), job_id, number, None, _UNPARSED)
@@ -60,7 +72,8 @@ def read(key: str, data: bytes, url: str) -> Attempt:
         return _damaged(attempt, url, f"{'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}")
     if (raw.run_id, raw.job.node, raw.job.job_id, raw.attempt) != (run, node, job_id, number):
         return _damaged(attempt, url, f"it is of attempt {raw.attempt} at job {raw.job.job_id} of run {raw.run_id}")
-    return replace(attempt, raw=raw.model_copy(update={"output": None, "stdout": "", "stderr": ""}), parsed=_parse(raw))
+    without = {"output": None, "stdout": "", "stderr": "", "telemetry": None}
+    return replace(attempt, raw=raw.model_copy(update=without), parsed=energy.beside(raw, _parse(raw)))
 
 
 def unread(key: str, sha256: str, url: str, size_bytes: int) -> Attempt:
@@ -82,7 +95,7 @@ def _parse(raw: RawOutput) -> Parsed:
         return Parsed(outcome=Outcome.CONTENDED, reason=f"when it ended: {raw.facts['busy_after']}")
     try:
         parsed = benchmark.get(raw.job.benchmark).parse(raw)
-    except UnknownOutput as e:
+    except (UnknownOutput, Unknown) as e:  # Unknown: no planned job of this run, whose benchmarks are all known
         return Parsed(outcome=Outcome.TOOL_FAILED, reason=str(e))
     given = {name: value for name, value in (("dataset", raw.job.dataset), ("peer", raw.job.peer)) if value}
     return _with_labels(parsed, given) if given else parsed
@@ -126,6 +139,7 @@ def rows_of(
     return Rows(
         environments=pa.Table.from_pylist(facts, schema=ENVIRONMENTS),
         histograms=_histograms(runs, of, [each.histograms for each in parsed]),
+        telemetry=_telemetry(runs, of, [each.series for each in parsed]),
         measurements=_measurements(runs, of, [each.measurements for each in parsed]),
         runs=runs,
     )
@@ -216,6 +230,13 @@ def _histograms(runs: pa.Table, of: Sequence[int], given: Sequence[Sequence[Hist
     return _beside(runs, of, [len(each) for each in given], own, HISTOGRAMS)
 
 
+def _telemetry(runs: pa.Table, of: Sequence[int], given: Sequence[Sequence[Series]]) -> pa.Table:
+    flat = list(chain.from_iterable(given))
+    plain = ("metric", "unit", "source", "count", "minimum", "mean", "maximum", "seconds", "samples")
+    own = {name: pa.array([getattr(each, name) for each in flat], TELEMETRY.field(name).type) for name in plain}
+    return _beside(runs, of, [len(each) for each in given], {**own, "labels": _labels(flat)}, TELEMETRY)
+
+
 def _beside(
     runs: pa.Table, of: Sequence[int], counts: Sequence[int], own: Mapping[str, pa.Array], schema: pa.Schema
 ) -> pa.Table:
@@ -225,7 +246,7 @@ def _beside(
     return pa.table([own.get(name) if name in own else shared[name] for name in schema.names], schema=schema)
 
 
-def _labels(flat: Sequence[Measurement] | Sequence[Histogram]) -> pa.Array:
+def _labels(flat: Sequence[Measurement] | Sequence[Histogram] | Sequence[Series]) -> pa.Array:
     """Sorted by name, so that equal labels are equal values. A tool has few sets of labels: each is sorted once."""
     kept: dict[tuple[tuple[str, str], ...], list[tuple[str, str]]] = {}
     return pa.array([_sorted_once(kept, each.labels) for each in flat], LABELS)

@@ -68,6 +68,27 @@ HISTOGRAMS = pa.schema(
 )
 """One row per histogram; counts of equal bin values add up across repeats, nodes and nights."""
 
+TELEMETRY = pa.schema(
+    [
+        *_RUN,
+        *_WHERE,
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("unit", pa.string(), nullable=False),
+        *_JOB,
+        pa.field("labels", LABELS),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("count", pa.int64(), nullable=False),
+        pa.field("minimum", pa.float64(), nullable=False),
+        pa.field("mean", pa.float64(), nullable=False),
+        pa.field("maximum", pa.float64(), nullable=False),
+        pa.field("seconds", pa.list_(pa.float64()), nullable=False),
+        pa.field("samples", pa.list_(pa.float64()), nullable=False),
+        *_EVIDENCE,
+        *_LANDED,
+    ]
+)
+"""One row per quantity that was sampled while a job ran, with its samples."""
+
 RUNS = pa.schema(
     [
         *_RUN,
@@ -239,6 +260,7 @@ TABLES: Mapping[str, Table] = {
         Table("environments", ENVIRONMENTS, ("environment_id", "run_id")),
         # a row has a hundred bins, and what is asked for is a night of the fleet: 35 ms, otherwise 130
         Table("histograms", HISTOGRAMS, ("metric", "night", "node", "started_at"), row_group=2_048),
+        Table("telemetry", TELEMETRY, ("metric", "night", "node", "started_at"), row_group=2_048),
         Table("measurements", MEASUREMENTS, ("metric", "node", "night", "started_at")),
         Table("quarantine", QUARANTINE, ("metric", "node", "night", "started_at")),
         Table("verdicts", VERDICTS, ("metric", "node", "night")),
@@ -246,6 +268,9 @@ TABLES: Mapping[str, Table] = {
     )
 }
 """Every landed table. `runs` is last, here and in every landing of a run."""
+
+SINCE = {"telemetry": TELEMETRY}
+"""Tables that came later: batches of an earlier release have no file for them, which is a file without rows."""
 
 RUN_TABLES = tuple(name for name, table in TABLES.items() if table.of_runs)
 """Those with the rows of runs."""

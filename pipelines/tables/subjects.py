@@ -83,7 +83,7 @@ def _values(plan: Plan, measurements: "pa.Table") -> "pd.DataFrame":
     frame = measurements.select(names).to_pandas()
     frame["quantity"] = frame["benchmark"] + " " + frame["metric"]
     frame["label_text"] = [str(dict(sorted(labels or ()))) for labels in measurements["labels"].to_pylist()]
-    units = {quantity(known.name, m.name): m.unit for known in benchmarks_of(plan) for m in known.metrics}
+    units = {quantity(known.name, m.name): m.unit for known in benchmarks_of(plan) for m in known.described}
     frame["expected_unit"] = frame["quantity"].map(units).where(frame["quantity"].isin(units), frame["unit"])
     frame = _with_plan(frame, plan)
     own = {name: frame["value"].where(frame["quantity"] == name) for name in units}

@@ -64,14 +64,17 @@ def rows_of(made: Plan, ended: pa.Table, staged: Mapping[str, int]) -> pa.Table:
 
     `node_seconds` is the time that raw outputs took, of a test between two nodes for both. `written_bytes` is the most
     that the tools which were started may have written, for tools do not tell. A node where nothing was attempted has
-    taken nothing, and its row says so.
+    taken nothing, and its row says so. What watched beside another job is not counted.
     """
     if not ended.num_rows:
         return USAGE.empty_table()
+    beside = {job.job_id for job in made.jobs if job.beside}  # in the time of another job
     may_write = {job.job_id: job.written_bytes for job in made.jobs}
     cohorts = {node.name: node.cohort for node in made.nodes}
     taken = {node.name: _Taken() for node in made.nodes}
     for row in ended.select(_OF_ATTEMPT).to_pylist():
+        if row["job_id"] in beside:
+            continue
         cohorts.setdefault(row["node"], row["cohort"])
         _add(taken.setdefault(row["node"], _Taken()), row, may_write.get(row["job_id"], 0))
         if row["peer"] in taken:  # it was held as long, and that row is the only one of both

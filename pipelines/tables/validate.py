@@ -19,7 +19,7 @@ from pipelines import keys, stages
 from pipelines.errors import KeyNotFound, NotInstalled, ValidationBroken
 from pipelines.records import Plan, Record, Validation
 from pipelines.storage import Store
-from pipelines.tables import expectations, files, quarantine, subjects
+from pipelines.tables import expectations, files, quarantine, schema, subjects
 from pipelines.tables.expectations import Expectation, Finding
 from pipelines.tables.render import format_value
 
@@ -27,8 +27,12 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+_ONLY_ITSELF = (
+    b"""<head><meta http-equiv="Content-Security-Policy" content="default-src 'self' data: 'unsafe-inline'">"""
+)
+"""Data Docs would have the reader's browser load scripts and styles of eight hosts (CSP Level 3, 3.3)."""
 _EXAMPLES = 5
-_LANDED_AS_PARSED = ("environments", "histograms", "runs")
+_LANDED_AS_PARSED = ("environments", "histograms", "telemetry", "runs")
 
 
 class Decision(Record):
@@ -54,7 +58,8 @@ def validate_batch(store: Store, batch: str) -> Validation:
         NotInstalled: Great Expectations is not in this environment.
         ValidationBroken: Great Expectations could not evaluate an expectation.
     """
-    parsed = {name: files.read(store, keys.parsed_key(batch, name)) for name in (*_LANDED_AS_PARSED, "measurements")}
+    names = (*_LANDED_AS_PARSED, "measurements")
+    parsed = {name: files.read(store, keys.parsed_key(batch, name), schema.SINCE.get(name)) for name in names}
     decision = _decided(store, batch) or _decide(store, batch, parsed)
     accepted, refused = quarantine.split(parsed["measurements"], decision.reasons)
     landing = {**parsed, "measurements": accepted, "quarantine": refused}
@@ -211,8 +216,11 @@ def _build_docs(context: Any, folder: Path) -> None:
 
 
 def _publish_docs(store: Store, run: str, folder: Path) -> None:
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        store.replace(f"{keys.docs_prefix(run)}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".gif"):
+        data = path.read_bytes()
+        if path.suffix == ".html":
+            data = data.replace(b"<head>", _ONLY_ITSELF, 1)
+        store.replace(f"{keys.docs_prefix(run)}/{path.relative_to(folder).as_posix()}", data)
 
 
 def _json(body: Any) -> bytes:

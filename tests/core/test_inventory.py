@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from pipelines import documents, inventory
 from pipelines.errors import BadFile, BadSelection, Unknown
@@ -53,6 +54,26 @@ def test_a_sample_has_its_size_and_is_the_same_for_the_same_seed(size: int, seed
     nodes = inventory.select(FLEET, sample=size, seed=seed)
     assert len(nodes) == min(size, 4)
     assert nodes == inventory.select(FLEET, sample=size, seed=seed)
+
+
+def test_a_disk_is_listed_for_one_node_and_once_but_a_rehearsals_file_may_have_its_name_everywhere() -> None:
+    def fleet(*devices: tuple[str, ...]) -> Inventory:
+        return Inventory(nodes=tuple(make.node(f"gpu-{n}", devices=each) for n, each in enumerate(devices)))
+
+    assert (
+        fleet(("S4YP-1", "eui.0025385b01401234"), ("loop:disk",), ("loop:disk",)).nodes[0].devices[1].startswith("eui")
+    )
+    for twice in ((("S4YP-1",), ("S4YP-1",)), (("S4YP-1", "S4YP-1"),)):
+        with pytest.raises(ValidationError, match="device 'S4YP-1' is listed 2 times, and a disk is in one node"):
+            fleet(*twice)
+
+
+@pytest.mark.parametrize(
+    "serial", ["", "ab", "/dev/sda", "../sda", "a b c", "S4YP-1\n", "loop:", "loop:/srv/disk", "-x-x-x", "x" * 128]
+)
+def test_what_no_disk_says_of_itself_is_no_serial_number(serial: str) -> None:
+    with pytest.raises(ValidationError, match="devices"):
+        make.node(devices=(serial,))
 
 
 def drained(*names: str) -> Inventory:

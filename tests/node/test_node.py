@@ -161,7 +161,7 @@ def test_tool_that_disappears_between_jobs_is_a_raw_output(settings: Settings, s
 
 
 def test_output_file_is_kept_to_a_cap(settings: Settings, store: Store, bin_dir: Path) -> None:
-    answer = "case $1 in --version) echo fio-3.33;; *) /usr/bin/head -c 20000000 /dev/zero > output;; esac"
+    answer = "case $1 in --version) echo fio-3.33;; *) /usr/bin/head -c 20000000 /dev/zero > output.json;; esac"
     _executable(bin_dir / "fio", answer)
     (raw,), _ = _run(settings, store, _plan())
     assert len(raw.output or "") == 16 * 2**20

@@ -23,6 +23,7 @@ def landed(made: Batch, reasons: Mapping[int, str] | None = None) -> Landed:
         measurements=accepted,
         quarantine=refused,
         histograms=tables["histograms"],
+        telemetry=tables["telemetry"],
         environments=tables["environments"],
         verdicts=schema.VERDICTS.empty_table(),
         versions={"runs": 3, "measurements": 4},

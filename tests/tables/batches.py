@@ -16,7 +16,7 @@ from tests import make
 from tests.benchmarks import fio_samples
 
 BATCH = keys.batch_id(make.RUN_ID, "inputs")
-PARSED = ("runs", "measurements", "histograms", "environments")
+PARSED = ("runs", "measurements", "histograms", "telemetry", "environments")
 ENVIRONMENT = Environment(
     environment_id="env-1",
     facts={
@@ -34,6 +34,7 @@ class Batch:
     runs: tuple[Row, ...]
     measurements: tuple[Row, ...]
     histograms: tuple[Row, ...]
+    telemetry: tuple[Row, ...]
     environments: tuple[Row, ...]
 
     def with_row(self, position: int, **fields: Any) -> "Batch":

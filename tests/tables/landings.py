@@ -13,7 +13,7 @@ from pipelines.tables.schema import QUARANTINE, TABLES
 from tests import make
 from tests.benchmarks import fio_samples
 
-LANDED = ("environments", "histograms", "measurements", "quarantine", "runs")
+LANDED = ("environments", "histograms", "measurements", "quarantine", "runs", "telemetry")
 ENVIRONMENT = Environment(environment_id="env-1", facts={"kernel": "6.1.0-30-amd64", "cpus": 64})
 RUN_A, RUN_B = "20261121T020000Z-aaaaaa", "20261122T020000Z-bbbbbb"
 
@@ -46,7 +46,7 @@ def put(store: Store, raw: RawOutput) -> str:
 def ready(store: Store, run_id: str = make.RUN_ID) -> str:
     """The run parsed and all of its rows accepted. Returns the batch."""
     batch = parse.prepare(store, stages.load_plan(store, run_id), make.AT)
-    for name in ("environments", "histograms", "measurements", "runs"):
+    for name in ("environments", "histograms", "telemetry", "measurements", "runs"):
         store.create(keys.landing_key(batch, name), store.read(keys.parsed_key(batch, name)))
     files.create(store, keys.landing_key(batch, "quarantine"), QUARANTINE.empty_table())
     return batch

@@ -23,7 +23,7 @@ from tests import make, processes
 from tests.benchmarks import fio_samples
 from tests.tables import landings
 
-PARSED = ("environments", "histograms", "measurements", "runs")
+PARSED = ("environments", "histograms", "measurements", "runs", "telemetry")
 
 
 def prepared(store: Store, run_id: str = make.RUN_ID) -> dict[str, list[dict[str, Any]]]:

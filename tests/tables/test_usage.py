@@ -110,6 +110,14 @@ def test_every_attempt_is_counted_and_only_a_started_tool_may_have_written(store
     assert counted == [("gpu-01", 2, 3.0, 2 * 2**20), ("gpu-02", 1, 0.0, 0)]
 
 
+def test_what_watched_beside_a_job_is_not_charged(store: Store) -> None:
+    beside = raw("gpu-01", number=2, duration_s=3.0)
+    watched = beside.model_copy(update={"job": beside.job.model_copy(update={"beside": "gpu-01-1"})})
+    handed_in(store, raw("gpu-01", duration_s=2.0), watched)
+    usage.land_batch(store, landings.ready(store))
+    assert [(row["attempts"], row["node_seconds"]) for row in rows_of(store)] == [(1, 2.0)]
+
+
 def test_a_node_that_was_not_reached_has_taken_nothing_and_its_row_says_so(store: Store) -> None:
     handed_in(store, raw("gpu-01"), left_out=("gpu-02",))
     usage.land_batch(store, landings.ready(store))

@@ -21,7 +21,7 @@ from tests import make
 from tests.tables import batches
 from tests.tables.batches import BATCH, batch, killed
 
-LANDED = ("environments", "histograms", "measurements", "quarantine", "runs")
+LANDED = ("environments", "histograms", "measurements", "quarantine", "runs", "telemetry")
 
 
 def landed(store: Store, table: str) -> pa.Table:
@@ -206,7 +206,7 @@ ORDER = [("job_id", "ascending"), ("metric", "ascending")]
 def test_every_metric_of_every_planned_benchmark_has_an_expectation() -> None:
     held = expectations.of_batch(subjects.benchmarks_of(batch().plan))
     ranges = {each.column for each in held if isinstance(each, expectations.Within)}
-    described = {f"{known.name} {m.name}" for known in subjects.benchmarks_of(batch().plan) for m in known.metrics}
+    described = {f"{known.name} {m.name}" for known in subjects.benchmarks_of(batch().plan) for m in known.described}
     assert ranges == described
 
 

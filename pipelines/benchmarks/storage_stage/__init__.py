@@ -118,9 +118,7 @@ BENCHMARK = Benchmark(
         Metric("stage_bandwidth", "B/s", "higher", 1e2, 1e12, "verified bytes per second that came to the cache"),
         Metric("stage_time", "s", "lower", 1e-6, 1e7, "from the first request to the last verified shard on the disk"),
         Metric("staged_bytes", "B", "neither", 1.0, 1e16, "bytes that were fetched"),
-        Metric(
-            "shard_time_p50", "s", "lower", 1e-7, 1e7, "median seconds of a shard, from its first request on"
-        ),
+        Metric("shard_time_p50", "s", "lower", 1e-7, 1e7, "median seconds of a shard, from its first request on"),
         Metric("shard_time_p99", "s", "lower", 1e-7, 1e7, "99th percentile of that"),
         Metric("first_byte_time", "s", "lower", 1e-7, 1e4, "median seconds of a request for one byte"),
     ),
