@@ -30,7 +30,7 @@ class Metric:
 COMMON_METRICS = (
     Metric("energy", "J", "neither", 0, 1e10, "energy that a GPU or CPU took while the tool ran (label device)"),
     Metric("power_mean", "W", "neither", 0, 1e4, "power of a GPU or CPU while the tool ran, mean over time"),
-    Metric("throttled", "s", "lower", 0, 1e7, "time for which a GPU's clocks were held down (label reason)"),
+    Metric("throttled_time", "s", "lower", 0, 1e7, "time for which a GPU's clocks were held down (label reason)"),
 )
 """What a job's telemetry tells, whichever benchmark it is of; on a machine that has no source of it, nothing."""
 
@@ -148,7 +148,8 @@ class Benchmark:
     @property
     def described(self) -> tuple[Metric, ...]:
         """Its own metrics, and those that a job of any benchmark has where the machine can be asked."""
-        return (*self.metrics, *COMMON_METRICS)
+        own = {metric.name for metric in self.metrics}
+        return (*self.metrics, *(metric for metric in COMMON_METRICS if metric.name not in own))
 
     def metric(self, name: str) -> Metric:
         """Raises: Unknown: the descriptor has no such metric."""

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pipelines import nvidia_gpus, probe_tool, process
+from pipelines import process
 from pipelines.errors import ToolNotFound, ToolNotStarted
-from pipelines.nvidia_gpus import Gpu
+from pipelines.families import nvidia_gpus, probe_tool
+from pipelines.families.nvidia_gpus import Gpu
 from pipelines.records import Record
 
 _DRIVER = Path("/proc/driver/nvidia")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipelines.benchmark import Benchmark, discover
+from pipelines.benchmark import COMMON_METRICS, Benchmark, Metric, discover
 
 _HEAD = """\
 # The benchmarks
@@ -11,6 +11,12 @@ _HEAD = """\
 Generated from the descriptors by `make docs`. `fleetmark bench show NAME` prints the same on a node, and
 `fleetmark bench run NAME --param PARAMETER=VALUE` runs one there. A value outside a metric's honest range is put into
 quarantine: the tool or its parser is broken, never the hardware. A metric that could not be measured has no row.
+"""
+
+_COMMON = """\
+## Metrics of every benchmark
+
+What telemetry tells of the node while the tool ran, where there is a source of it ([telemetry.md](telemetry.md)).
 """
 
 
@@ -24,7 +30,7 @@ def page(benchmarks: Iterable[Benchmark]) -> str:
             for each in given
         ],
     )
-    return "\n".join((_HEAD, index, *map(_section, given)))
+    return "\n".join((_HEAD, index, _COMMON, _metrics(COMMON_METRICS), *map(_section, given)))
 
 
 def _section(each: Benchmark) -> str:
@@ -39,10 +45,6 @@ def _section(each: Benchmark) -> str:
         (f"`{name}`", default(field), str(field.get("description", "")))
         for name, field in each.params.model_json_schema().get("properties", {}).items()
     ]
-    metrics = [
-        (f"`{metric.name}`", f"`{metric.unit}`", metric.better, f"{metric.low:g} .. {metric.high:g}", metric.meaning)
-        for metric in each.metrics
-    ]
     return "\n".join(
         (
             f"## {each.name}\n",
@@ -50,9 +52,17 @@ def _section(each: Benchmark) -> str:
             f"**What it does not mean.** {each.caveat}\n",
             f"{tool}\n",
             table(("parameter", "default", "meaning"), parameters),
-            table(("metric", "unit", "better", "honest range", "meaning"), metrics),
+            _metrics(each.metrics),
         )
     )
+
+
+def _metrics(metrics: Iterable[Metric]) -> str:
+    rows = [
+        (f"`{metric.name}`", f"`{metric.unit}`", metric.better, f"{metric.low:g} .. {metric.high:g}", metric.meaning)
+        for metric in metrics
+    ]
+    return table(("metric", "unit", "better", "honest range", "meaning"), rows)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pynvml as nvml
 
-from pipelines.nvidia_gpus import REASONS, Gpu, whole_mib
+from pipelines.families.nvidia_gpus import REASONS, Gpu, whole_mib
 
 NVMLError = nvml.NVMLError
 _PER_THOUSAND, _PER_MHZ = 1000, 10**6

@@ -10,6 +10,7 @@ filled() {
     while IFS= read -r line; do
         case $line in
         FERNET_KEY=) bytes=32 ;; # Fernet's keys have 32, with the padding
+        JWT_SECRET=) bytes=48 ;; # 64 letters: no fewer than SHA-512, which it is used with, has bytes
         *=) bytes=30 ;;
         *) bytes=0 ;;
         esac

@@ -156,6 +156,10 @@ make_settings() {
 FLEETMARK_NODE=$node
 FLEETMARK_HOME=$state
 FLEETMARK_NODE_EXECUTOR=edge
+# files of the control plane, which has its own; here for the DAG files, which are read before each task
+FLEETMARK_INVENTORY=$program/infra/fleet.toml
+FLEETMARK_SUITES=$program/infra/suites
+FLEETMARK_HOT=$program/infra/hot.toml
 FLEETMARK_STORE=$store
 ${s3_endpoint:+FLEETMARK_S3_ENDPOINT=$s3_endpoint
 }${ca:+SSL_CERT_FILE=$ca

@@ -5,9 +5,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipelines import dcgm_tool, probe_tool
 from pipelines.benchmark import Benchmark, Command, Cost, Floor, Metric, Workplace
 from pipelines.errors import UnknownOutput
+from pipelines.families import dcgm_tool, probe_tool
 from pipelines.records import Labels, Measurement, Outcome, Parsed, RawOutput, Record
 
 _PROBE = "dcgm_health"

@@ -11,11 +11,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from pipelines import stream_results
 from pipelines.benchmark import Benchmark, Command, Cost, Metric, Workplace
 from pipelines.errors import UnknownOutput
+from pipelines.families import stream_results
+from pipelines.families.stream_results import TOOL, Rates
 from pipelines.records import Measurement, Outcome, Parsed, RawOutput, Record
-from pipelines.stream_results import TOOL, Rates
 
 _MIB = 2**20
 _NO_RESOURCE = 3  # stress-ng's EXIT_NO_RESOURCE

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, ValidationError
 
-from pipelines import probe_tool, stream_results
 from pipelines.benchmark import Benchmark, Command, Cost, Metric, Workplace
 from pipelines.errors import UnknownOutput
+from pipelines.families import probe_tool, stream_results
 from pipelines.records import Measurement, Outcome, Parsed, RawOutput, Record
 
 _PROBE = "numa"

@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipelines import nvidia_gpus, probe_tool
 from pipelines.benchmark import Benchmark, Command, Cost, Metric
 from pipelines.errors import UnknownOutput
-from pipelines.nvidia_gpus import Gpu
+from pipelines.families import nvidia_gpus, probe_tool
+from pipelines.families.nvidia_gpus import Gpu
 from pipelines.records import Labels, Measurement, Outcome, Parsed, RawOutput, Record
 
 _PROBE = "nvidia_smi"

@@ -2,11 +2,11 @@
 
 from pydantic import ValidationError
 
-from pipelines import perftest_results, perftest_tool
 from pipelines.benchmark import Benchmark, Command, Pair, Peer, Workplace
 from pipelines.errors import UnknownOutput
-from pipelines.perftest_results import Ended
-from pipelines.perftest_tool import Params
+from pipelines.families import perftest_results, perftest_tool
+from pipelines.families.perftest_results import Ended
+from pipelines.families.perftest_tool import Params
 from pipelines.records import Parsed, RawOutput
 
 _PORT = 18515  # perftest's own

@@ -11,8 +11,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines import dcgm_tool, process
+from pipelines import process
 from pipelines.errors import ToolNotFound, ToolNotStarted
+from pipelines.families import dcgm_tool
 
 _ALL_GPUS = ("-g", "0")  # DCGM_GROUP_ALL_GPUS, which each host engine has
 _WITHIN_S = 60.0  # of each call

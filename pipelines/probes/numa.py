@@ -15,8 +15,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from pipelines import process, stream_results
+from pipelines import process
 from pipelines.errors import ToolNotFound, ToolNotStarted
+from pipelines.families import stream_results
 
 _NUMACTL = "numactl"
 _MIB = 2**20

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines import nvidia_gpus, nvml, probe_tool, process
+from pipelines import nvml, process
 from pipelines.errors import ToolNotFound, ToolNotStarted
+from pipelines.families import nvidia_gpus, probe_tool
 from pipelines.process import Completed
 
 _SMI = "nvidia-smi"

@@ -100,7 +100,7 @@ def _client(asked: _Asked, common: tuple[str, ...], serving: Future[Completed]) 
 
 
 def _unanswered(client: Completed) -> str | None:
-    from pipelines import perftest_results  # half of the time that the probe takes to say its version
+    from pipelines.families import perftest_results  # half of the time that the probe takes to say its version
 
     return perftest_results.unanswered(client.stdout, client.stderr)
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import aiohttp
 
-from pipelines import prometheus, serving
 from pipelines.errors import UnknownOutput
-from pipelines.probe_tool import CONFIG, UNAVAILABLE
-from pipelines.prometheus import Snapshot
-from pipelines.serving import Prompt
+from pipelines.families import prometheus, serving
+from pipelines.families.probe_tool import CONFIG, UNAVAILABLE
+from pipelines.families.prometheus import Snapshot
+from pipelines.families.serving import Prompt
 
 _CONNECT_S = 10.0
 _METRICS_BYTES = 16 * 2**20

@@ -29,7 +29,7 @@ from pipelines.errors import (
     StoreUnreachable,
     Unknown,
 )
-from pipelines.probe_tool import CONFIG, UNAVAILABLE
+from pipelines.families.probe_tool import CONFIG, UNAVAILABLE
 from pipelines.settings import Settings
 from pipelines.storage import Store
 

@@ -1,9 +1,10 @@
 """The shell around `rows.py`: a run's raw outputs in, a batch of unjudged rows out. Raw output can be parsed again."""
 
+import ast
 import hashlib
 import importlib.util
 import logging
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -24,13 +25,12 @@ _AT_ONCE = 64  # raw outputs in memory: fio's are 0.1 MB each, a fleet's night h
 _AT_ONCE_BYTES = 2**28  # ... and that is all a node can put into one with 16 MiB of each stream of a tool
 _MOST_BYTES = 2**29  # of one that is read at all
 _PIECE_BYTES = 2**23
+_CODE = Path(pipelines.__path__[0])
 _SHARED_CODE = (
     "records.py",
     "histograms.py",
     "energy.py",
     "tracks.py",
-    "fio_document.py",
-    "fio_results.py",
     "tables/rows.py",
     "tables/schema.py",
 )
@@ -94,11 +94,25 @@ def parser_digest(name: str) -> str:
     own = [path for folder in folders for path in Path(folder).rglob("*.py")]
     if spec and spec.origin and not folders:
         own = [Path(spec.origin)]
-    shared = [Path(pipelines.__path__[0]) / path for path in _SHARED_CODE]
+    shared = [_CODE / path for path in _SHARED_CODE]
     digest = hashlib.sha256()
-    for path in (*sorted(own), *shared):
+    for path in (*sorted(own), *sorted(_families(own)), *shared):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
+
+
+def _families(own: Iterable[Path]) -> set[Path]:
+    """The modules of `families` that these import, and those import in turn."""
+    found: set[Path] = set()
+    left = list(own)
+    while left:
+        for node in ast.walk(ast.parse(left.pop().read_bytes())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("pipelines.families"):
+                names = [node.module.rpartition(".")[2], *(each.name for each in node.names)]
+                new = {_CODE / f"families/{name}.py" for name in names} - found
+                left += (there := [path for path in new if path.exists()])
+                found.update(there)
+    return found
 
 
 def _attempts(store: Store, run: str, of_jobs: Container[str] | None = None) -> Iterator[Attempt]:

@@ -10,11 +10,12 @@ from pathlib import Path
 import zstandard
 from pydantic import ValidationError
 
-from pipelines import approvals, benchmark, busy, documents, gpus, guard, keys, settings, stream_results, tools
+from pipelines import approvals, benchmark, busy, documents, gpus, guard, keys, settings, tools
 from pipelines.commands import node
 from pipelines.datasets import manifest, names
 from pipelines.datasets.cache import Note, Pin
 from pipelines.errors import BadFile, BadKey, BadReference, BadSettings, CorruptObject, FleetmarkError, UnknownOutput
+from pipelines.families import stream_results
 from pipelines.inventory import Inventory, select
 from pipelines.records import Environment, Plan
 from pipelines.suites import SuiteFile
@@ -43,6 +44,25 @@ class Reader:
             assert len(str(e)) < 20_000 + 8 * len(data)  # noqa: PT017 - it may name the input, and not grow with its square
             return False
         return True
+
+
+TELEMETRY = {
+    "series": [
+        {
+            "metric": metric,
+            "unit": unit,
+            "source": "nvml",
+            "labels": {"device": "gpu0"},
+            "count": 2,
+            "minimum": 1.0,
+            "mean": 2.0,
+            "maximum": 3.0,
+            "seconds": (0.0, 1.0),
+            "samples": (1.0, 3.0),
+        }
+        for metric, unit in (("power", "W"), ("energy", "J"), ("throttled", "ratio"))
+    ]
+}
 
 
 def _text(data: bytes) -> str:
@@ -94,7 +114,7 @@ def all_readers() -> Iterator[Reader]:
     for name in benchmark.discover():
         for stream in ("output", "stdout", "stderr"):
             yield _parser(name, stream)
-    raw, plan = make.raw().model_dump_json().encode(), make.plan().model_dump_json().encode()
+    raw, plan = make.raw(telemetry=TELEMETRY).model_dump_json().encode(), make.plan().model_dump_json().encode()
     yield Reader("raw output", lambda data: rows.read(RAW_KEY, data, "file:///r"), (), (raw,))
     yield Reader("plan", Plan.model_validate_json, (ValidationError,), (plan,))
     approval = approvals.decide(make.plan(), "0" * 64, approvals.Answer(granted=True, by=("b",), at=make.AT))

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from pipelines import llama_tool, tools
+from pipelines import tools
 from pipelines.benchmark import Workplace
 from pipelines.errors import BadParameter, UnknownOutput
+from pipelines.families import llama_tool
 from pipelines.records import Outcome, Parsed, Series, Telemetry
 from tests.benchmarks import llama_samples as samples
 from tests.benchmarks.llama_samples import BENCH, BENCH_RUNS, BUILD

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import benchmark, process, stream_results
+from pipelines import benchmark, process
 from pipelines.benchmark import Workplace
 from pipelines.errors import BadParameter, UnknownOutput
+from pipelines.families import stream_results
 from pipelines.records import Outcome, Parsed, RawOutput
 from tests import make
 from tests.benchmarks.placed import assert_honest_or_unknown, damaged

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from pipelines import benchmark, process, serving
+from pipelines import benchmark, process
 from pipelines.benchmark import Workplace
 from pipelines.errors import BadParameter
+from pipelines.families import serving
 from pipelines.node import run_once
 from pipelines.records import Endpoint, Node, Outcome, Parsed, RawOutput
 from pipelines.settings import Settings

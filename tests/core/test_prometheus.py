@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from pipelines import prometheus
 from pipelines.errors import UnknownOutput
-from pipelines.prometheus import Increase, Series, Snapshot
+from pipelines.families import prometheus
+from pipelines.families.prometheus import Increase, Series, Snapshot
 
 NAME = "latency_seconds"
 

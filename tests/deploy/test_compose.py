@@ -1,24 +1,18 @@
-"""docker-compose.yaml: refuses to start without secrets, and a run goes through it to a table."""
+"""docker-compose.yaml: no start without secrets, a run goes through it, and the runbook's commands do what it says."""
 
-import json
-import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pipelines import process
 from pipelines.embedded.api import Airflow
-from pipelines.process import Completed
+from pipelines.errors import AirflowFailed
+from tests.deploy.stack import LASTING, ROOT, WITHIN_S, Compose, brought_up, docker, done, need_compose, prepared
 from tests.following import wait_for
-from tests.servers import free_port
 
-ROOT = Path(__file__).parents[2]
 SECRETS = (
     "POSTGRES_PASSWORD",
     "JWT_SECRET",
@@ -26,111 +20,25 @@ SECRETS = (
     "FERNET_KEY",
     "S3_SECRET_KEY",
     "ADMIN_PASSWORD",
+    "OPERATOR_PASSWORD",
     "VIEWER_PASSWORD",
 )
-BASES = ("python:3.11-slim-bookworm", "postgres:15-bookworm", "rustfs/rustfs:1.0.0")
-LASTING = ("api-server", "scheduler", "dag-processor", "triggerer", "node")
-SUITE = """
-description = "tiny"
-
-[[benchmarks]]
-benchmark = "fio"
-repeats = 2
-params = { profile = "rand_read", runtime_s = 0.2, ramp_s = 0.0, size_bytes = 4194304 }
-"""
-BUILD = """
-services:
-  api-server: { build: { network: host } }
-  node: { build: { network: host } }
-"""
-_UP_WITHIN_S = 900.0
-_BUILT_WITHIN_S = 1800.0
-
-
-@dataclass(frozen=True)
-class Compose:
-    """The stack with an environment file of its own; `values` is what is in there."""
-
-    env_file: Path
-    values: dict[str, str]
-    files: tuple[Path, ...] = (ROOT / "docker-compose.yaml",)
-
-    def __call__(self, *argv: str, timeout_s: float = 120.0) -> Completed:
-        files = [word for file in self.files for word in ("-f", str(file))]
-        return docker("compose", "--env-file", str(self.env_file), *files, *argv, timeout_s=timeout_s)
-
-    def config(self) -> dict[str, Any]:
-        return dict(json.loads(done(self("config", "--format", "json"))))
-
-
-def docker(*argv: str, timeout_s: float = 60.0) -> Completed:
-    return process.run(("docker", *argv), timeout_s=timeout_s, cwd=ROOT, passed=tuple(os.environ))
-
-
-def done(completed: Completed) -> str:
-    assert completed.exit_status == 0, f"{completed.argv}: {completed.stdout[-2000:]}{completed.stderr[-4000:]}"
-    return completed.stdout
-
-
-def compose(folder: Path, **other: str) -> Compose:
-    """With secrets as infra/docker/make-env.sh makes them, and `other` values than its."""
-    env_file = folder / ".env"
-    done(process.run((str(ROOT / "infra/docker/make-env.sh"), str(env_file)), timeout_s=60))
-    lines = [line for line in env_file.read_text().splitlines() if line and not line.startswith("#")]
-    values = dict(line.split("=", 1) for line in lines) | other
-    env_file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
-    return Compose(env_file, values)
 
 
 @pytest.fixture
 def described(tmp_path: Path) -> Compose:
-    if shutil.which("docker") is None or docker("compose", "version").exit_status:
-        pytest.skip("docker compose is not installed")
-    return compose(tmp_path)
+    need_compose()
+    return prepared(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Compose]:
-    if shutil.which("docker") is None or docker("compose", "version").exit_status:
-        pytest.skip("docker compose is not installed")
-    if docker("info").exit_status:
-        pytest.skip("there is no Docker daemon")
-    for image in BASES:
-        if docker("image", "inspect", image).exit_status and docker("pull", image, timeout_s=600.0).exit_status:
-            pytest.skip(f"the image {image} is not here, and cannot be pulled")
-    folder = Path(tempfile.mkdtemp(prefix="fleetmark-compose-", dir="/tmp"))  # containers' user cannot enter pytest's
-    try:
-        folder.chmod(0o755)
-        (folder / "config/suites").mkdir(parents=True)
-        (folder / "config/suites/tiny.toml").write_text(SUITE)
-        for file in ("hot.toml", "docker/fleet.toml"):
-            shutil.copy(ROOT / "infra" / file, folder / "config")
-        (folder / "build.yaml").write_text(BUILD)
-        (folder / "backup").mkdir()
-        (folder / "backup").chmod(0o777)
-        made = compose(
-            folder,
-            PROJECT=f"fleetmark-test-{os.getpid()}",
-            CONFIG=str(folder / "config"),
-            INVENTORY="fleet.toml",
-            NIGHTLY="",
-            PORT=str(free_port()),
-            S3_PORT=str(free_port()),
-        )
-        made = Compose(made.env_file, made.values, (*made.files, folder / "build.yaml"))
-        done(made("build", "api-server", "node", timeout_s=_BUILT_WITHIN_S))
-        try:
-            up = made("up", "--detach", "--wait", *LASTING, timeout_s=_UP_WITHIN_S)
-            assert up.exit_status == 0, f"{up.stderr[-2000:]}{made('logs', '--tail', '30').stdout}"
-            yield made
-        finally:
-            done(made("down", "--volumes", "--remove-orphans", "--timeout", "10"))
-    finally:
-        shutil.rmtree(folder)
+    with brought_up() as made:
+        yield made
 
 
 def test_the_environment_file_is_made_once_with_a_secret_for_each_name_and_for_its_owner_alone(tmp_path: Path) -> None:
-    made = compose(tmp_path)
+    made = prepared(tmp_path)
     secrets = {made.values[name] for name in SECRETS}
     assert len(secrets) == len(SECRETS)
     assert min(map(len, secrets)) >= 40
@@ -171,11 +79,9 @@ def test_no_service_is_root_or_writes_in_its_image_or_has_no_limits_or_listens_b
 def test_with_the_override_the_node_has_the_machines_gpus_and_its_lease_directory(
     described: Compose, tmp_path: Path
 ) -> None:
-    files = (*described.files, ROOT / "docker-compose.gpu.yaml")
-    node = Compose(described.env_file, described.values, files)
+    node = Compose(described.env_file, (*described.files, ROOT / "docker-compose.gpu.yaml"))
     assert "SCRATCH is missing" in node("config", "--quiet").stderr
-    with described.env_file.open("a") as file:
-        file.write(f"SCRATCH={tmp_path}\n")
+    node.change(SCRATCH=str(tmp_path))
     service = node.config()["services"]["node"]
     (device,) = service["deploy"]["resources"]["reservations"]["devices"]
     assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
@@ -187,15 +93,10 @@ def test_with_the_override_the_node_has_the_machines_gpus_and_its_lease_director
 
 @pytest.mark.integration
 def test_a_run_goes_through_the_stack_to_a_queried_table(stack: Compose) -> None:
-    url = f"http://127.0.0.1:{stack.values['PORT']}"
-    airflow = Airflow(url, "admin", stack.values["ADMIN_PASSWORD"], "the stack's")
-    wait_for(lambda: airflow.has_dag("fleet_benchmark") or None, _UP_WITHIN_S)
-    run = airflow.trigger("fleet_benchmark", {"suite": "tiny"})
-    ended = wait_for(lambda: now if (now := airflow.run(run)).ended else None, _UP_WITHIN_S)
-    assert ended.state == "success", [task for task in airflow.tasks(run) if task.state == "failed"]
-    sql = "SELECT node, outcome, reason, count(*) AS jobs FROM runs GROUP BY ALL"
-    answered = json.loads(done(stack("exec", "-T", "scheduler", "fleetmark", "query", "--json", sql)))
-    assert answered == [{"node": "demo", "outcome": "ok", "reason": None, "jobs": 2}]
+    ended = stack.ended()
+    assert ended.state == "success", [task for task in stack.airflow().tasks(ended) if task.state == "failed"]
+    answered = stack.query("SELECT node, outcome, reason, count(*) AS jobs FROM runs GROUP BY ALL")
+    assert answered == [{"node": "demo", "outcome": "ok", "reason": "", "jobs": 2}]
 
 
 @pytest.mark.integration
@@ -217,24 +118,154 @@ def test_the_node_has_no_secret_of_the_control_plane_and_does_not_reach_its_data
 
 
 @pytest.mark.integration
-def test_the_runbooks_commands_add_list_and_revoke_a_node(stack: Compose, tmp_path: Path) -> None:
-    credentials = ("exec", "-T", "scheduler", "python", "-m", "fleetmark_airflow.credentials")
-    done(process.run(("openssl", "genpkey", "-algorithm", "ed25519", "-out", str(tmp_path / "key")), timeout_s=60))
-    public = done(process.run(("openssl", "pkey", "-in", str(tmp_path / "key"), "-pubout"), timeout_s=60))
-    (tmp_path / "gpu-01.pub").write_text(public)
-    add = ("docker", "compose", "--env-file", str(stack.env_file), *credentials, "add", "gpu-01")
-    argv = ("sh", "-c", 'exec "$@" <"$0"', str(tmp_path / "gpu-01.pub"), *add, "--public", "/dev/stdin")
-    done(process.run(argv, timeout_s=60, cwd=ROOT, passed=tuple(os.environ)))
-    assert [line.split()[0] for line in done(stack(*credentials, "list")).splitlines()] == ["demo", "gpu-01"]
-    done(stack(*credentials, "revoke", "gpu-01"))
-    assert [line.split()[0] for line in done(stack(*credentials, "list")).splitlines()] == ["demo"]
+def test_three_people_log_in_and_the_operator_may_start_a_run_but_not_the_viewer(stack: Compose) -> None:
+    planned = {"suite": "tiny", "dry_run": True}
+    assert stack.airflow("operator").trigger("fleet_benchmark", planned).state == "queued"
+    with pytest.raises(AirflowFailed, match="403"):
+        stack.airflow("viewer").trigger("fleet_benchmark", planned)
+
+
+@dataclass(frozen=True)
+class Joining:
+    """A second node, whose worker the test starts and ends as a unit of systemd would."""
+
+    stack: Compose
+    name: str = "gpu-01"
+
+    @property
+    def container(self) -> str:
+        return f"{self.stack.values['PROJECT']}-{self.name}"
+
+    def make_key(self) -> None:
+        key = self.stack.folder / "node.pem"
+        done(process.run(("openssl", "genpkey", "-algorithm", "ed25519", "-out", str(key)), timeout_s=60))
+        key.chmod(0o644)  # the container's user is another
+        public = done(process.run(("openssl", "pkey", "-in", str(key), "-pubout"), timeout_s=60))
+        (self.stack.folder / f"{self.name}.pub").write_text(public)
+
+    def start(self) -> None:
+        docker("rm", "--force", self.container)
+        environ = {
+            "FLEETMARK_NODE": self.name,
+            "FLEETMARK_HOME": "/tmp/home",
+            "AIRFLOW_HOME": "/tmp/airflow",
+            "AIRFLOW__API_AUTH__JWT_PRIVATE_KEY_PATH": "/node.pem",
+        }
+        set_ = [word for name, value in environ.items() for word in ("--env", f"{name}={value}")]
+        names = (f"--queues={self.name}", f"--edge-hostname={self.name}")
+        worker = ("edge", "worker", *names, "--concurrency=1", "--pid=/tmp/worker.pid")
+        mounted = ("--volume", f"{self.stack.folder}/node.pem:/node.pem:ro")
+        done(self.stack("run", "--detach", "--no-deps", "--name", self.container, *mounted, *set_, "node", *worker))
+
+    def is_refused(self) -> bool:
+        """Once its worker has ended."""
+        status = done(docker("wait", self.container, timeout_s=WITHIN_S)).strip()
+        said = docker("logs", self.container)
+        return status != "0" and "403" in said.stdout + said.stderr
+
+    def reaches(self, *states: str) -> None:
+        """Once Airflow says one of these of its worker."""
+        airflow = self.stack.airflow()
+
+        def look() -> bool | None:
+            workers = airflow.get("/edge_worker/ui/worker")["workers"]
+            return any(each["worker_name"] == self.name and each["state"] in states for each in workers) or None
+
+        wait_for(look, WITHIN_S)
+
+    def listed(self, line: str = "") -> None:
+        """In the inventory, with this line more."""
+        text = (ROOT / "infra/docker/fleet.toml").read_text()
+        other = text[text.index("[[nodes]]") :].replace("demo", self.name).replace("features", f"{line}\nfeatures")
+        self.stack.inventory.write_text(f"{text}\n{other}")
+
+
+@pytest.fixture
+def joining(stack: Compose) -> Iterator[Joining]:
+    made = Joining(stack)
+    yield made
+    docker("rm", "--force", made.container)
+    stack.inventory.write_text((ROOT / "infra/docker/fleet.toml").read_text())
 
 
 @pytest.mark.integration
-def test_the_runbooks_command_backs_up_store_and_database(stack: Compose) -> None:
-    volume = f"{stack.env_file.with_name('backup')}:/backup"
-    fleetmark = ("run", "--rm", "-T", "--no-deps", "--volume", volume, "--entrypoint", "fleetmark", "scheduler")
-    made = json.loads(done(stack(*fleetmark, "backup", "/backup", "--json", timeout_s=_UP_WITHIN_S)))
-    assert made["objects"] > 0
-    assert made["database"]
-    done(stack(*fleetmark, "restore", "/backup", "--check", timeout_s=_UP_WITHIN_S))
+def test_a_node_is_added_drained_and_removed_as_the_runbook_says(stack: Compose, joining: Joining) -> None:
+    joining.make_key()
+    joining.start()
+    assert joining.is_refused(), "its key is not trusted yet"
+    public = {"<gpu-01.pub": f"<{stack.folder}/gpu-01.pub"}
+    done(stack.follow("credentials add gpu-01", **public))
+    joining.listed()
+    assert "gpu-01" in done(stack.follow("fleetmark nodes"))
+    joining.start()
+    joining.reaches("idle")
+    assert "gpu-01" in done(stack.follow("airflow edge list-workers"))
+    assert stack.ended(nodes=["gpu-*"]).state == "success"
+    assert stack.query("SELECT DISTINCT outcome FROM runs WHERE node = 'gpu-01'") == [{"outcome": "ok"}]
+
+    joining.listed("drained = true")
+    assert "drained" in done(stack.follow("fleetmark coverage"))
+    assert stack.ended(nodes=["gpu-*"]).state == "failed", "no run takes it"
+    done(docker("stop", joining.container))
+    joining.reaches("offline")
+
+    joining.start()
+    joining.reaches("idle")
+    done(docker("kill", joining.container))
+    early = stack.follow("remove-remote-edge-worker")
+    assert early.exit_status, "it died a moment ago"
+    assert "Cannot remove edge worker gpu-01" in early.stdout + early.stderr
+    done(stack.follow("credentials revoke gpu-01"))
+    joining.reaches("unknown")
+    done(stack.follow("remove-remote-edge-worker"))
+    joining.start()
+    assert joining.is_refused(), "its key is not trusted any more"
+    assert "gpu-01" not in done(stack.follow("airflow edge list-workers"))
+
+
+@pytest.mark.integration
+def test_every_secret_of_the_control_plane_is_rotated_as_the_runbook_says(stack: Compose) -> None:
+    airflow = ("exec", "scheduler", "airflow")
+    done(stack(*airflow, "variables", "set", "kept", "as it was"))
+    before = stack.values
+    names = ("ADMIN_PASSWORD", "OPERATOR_PASSWORD", "VIEWER_PASSWORD", "JWT_SECRET", "API_SECRET_KEY")
+    made = prepared(stack.folder / "config")  # other random values
+    new = made.values
+    made.env_file.unlink()
+    password = new["POSTGRES_PASSWORD"]
+    asked = stack.follow("psql", docker=f"printf '%s\\n%s\\n' '{password}' '{password}' | docker")
+    done(asked)
+    stack.change(
+        **{name: new[name] for name in names},
+        POSTGRES_PASSWORD=password,
+        FERNET_KEY=f"{new['FERNET_KEY']},{before['FERNET_KEY']}",
+    )
+    done(stack.follow("up --detach --wait api-server scheduler dag-processor triggerer"))
+    done(stack.follow("airflow rotate-fernet-key"))
+    stack.change(FERNET_KEY=new["FERNET_KEY"])
+    done(stack.follow("up --detach --wait api-server scheduler dag-processor triggerer"))
+    assert done(stack(*airflow, "variables", "get", "kept")).strip().endswith("as it was")
+    assert stack.ended().state == "success"
+    stale = Airflow(f"http://127.0.0.1:{before['PORT']}", "admin", before["ADMIN_PASSWORD"], "the stack's")
+    with pytest.raises(AirflowFailed, match="401"):
+        stale.import_errors()
+
+
+@pytest.mark.integration
+def test_a_backup_is_restored_into_a_new_stack_as_the_runbook_says(stack: Compose) -> None:
+    assert stack.ended().state == "success"
+    sql = "SELECT run_id, node, outcome, count(*) AS jobs FROM runs GROUP BY ALL ORDER BY ALL"
+    before = stack.query(sql)
+    assert before
+    runs = stack.airflow().get("/api/v2/dags/fleet_benchmark/dagRuns")["total_entries"]
+    done(stack.follow("scheduler backup /backup"))
+    done(stack.follow("restore /backup --check"))
+    done(stack("down", "--volumes", "--timeout", "10"))
+    done(stack.follow("up --detach --wait postgres s3"))
+    done(stack.follow("run --rm bucket"))
+    done(stack.follow("scheduler restore /backup\n"))
+    done(stack.follow("up --detach --wait api-server scheduler dag-processor triggerer"))
+    done(stack("up", "--detach", "--wait", "node"))
+    assert stack.query(sql) == before
+    assert stack.airflow().get("/api/v2/dags/fleet_benchmark/dagRuns")["total_entries"] == runs
+    assert stack.ended().state == "success", "a run goes through it as before"

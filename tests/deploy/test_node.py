@@ -94,6 +94,8 @@ def test_the_node_has_the_worker_and_nothing_of_the_control_plane(prefix: Path) 
         absent = process.run((python, "-c", f"import {module}"), timeout_s=120, cwd=prefix)
         assert "ModuleNotFoundError" in absent.stderr, module
     assert (prefix / "opt/fleetmark/dags/fleet_benchmark.py").is_file()
+    files = (path for path in (prefix / "opt/fleetmark/venv").rglob("*") if path.suffix != ".pyc")
+    assert sum(path.lstat().st_size for path in files) < 300 * 2**20
 
 
 @pytest.mark.integration
@@ -114,14 +116,33 @@ def test_settings_and_key_are_for_the_workers_user_alone_and_hold_no_secret_of_t
     assert values["AIRFLOW__API_AUTH__JWT_SECRET"] == ""
 
 
-@pytest.mark.integration
-def test_the_settings_are_such_that_fleetmark_takes_them(prefix: Path) -> None:
+def on_the_node(prefix: Path, *argv: str) -> Completed:
+    """What a program of the node's environment does where the worker runs, with the settings that the worker has."""
     lines = (prefix / "etc/fleetmark/node.env").read_text().splitlines()
     environ = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
-    argv = (str(prefix / "opt/fleetmark/venv/bin/fleetmark"), "settings", "--json")
-    told = process.run(argv, timeout_s=120, environ={**environ, "PATH": os.environ["PATH"]}, passed=tuple(environ))
+    program = str(prefix / "opt/fleetmark/venv/bin" / argv[0])
+    passed = {**environ, "PATH": os.environ["PATH"]}
+    folder = prefix / "var/lib/fleetmark"
+    return process.run((program, *argv[1:]), timeout_s=120, cwd=folder, environ=passed, passed=tuple(environ))
+
+
+@pytest.mark.integration
+def test_the_settings_are_such_that_fleetmark_takes_them(prefix: Path) -> None:
+    told = on_the_node(prefix, "fleetmark", "settings", "--json")
     assert told.exit_status == 0, told.stderr
     assert "gpu-01" in told.stdout
+
+
+@pytest.mark.integration
+def test_the_worker_finds_the_dags_whose_tasks_it_is_given(prefix: Path) -> None:
+    code = (
+        "from airflow.dag_processing.dagbag import DagBag; "
+        f"bag = DagBag({str(prefix / 'opt/fleetmark/dags')!r}); print(bag.import_errors, *bag.dags)"
+    )
+    read = on_the_node(prefix, "python", "-c", code)
+    assert read.exit_status == 0, read.stderr
+    assert read.stdout.splitlines()[-1].startswith("{} "), read.stdout
+    assert "fleet_benchmark" in read.stdout.splitlines()[-1].split()
 
 
 @pytest.mark.integration

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipelines import probe_tool
 from pipelines.benchmark import Benchmark, Command, Cost, Floor, Metric, Workplace
-from pipelines.probe_tool import Count, Seconds
+from pipelines.families import probe_tool
+from pipelines.families.probe_tool import Count, Seconds
 from pipelines.records import Measurement, Outcome, Parsed, RawOutput, Record
 
 MIB, GIB = 2**20, 2**30

@@ -4,9 +4,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipelines import dcgm_tool
 from pipelines.benchmark import Benchmark, Command, Cost, Floor, Metric, Workplace
 from pipelines.benchmarks.dcgm_diag.output import parse
+from pipelines.families import dcgm_tool
 from pipelines.records import Record
 
 _SECONDS = {1: 30.0, 2: 180.0, 3: 1800.0, 4: 7200.0}  # the user guide's "seconds", 2 minutes, 30 minutes, 1 to 2 hours

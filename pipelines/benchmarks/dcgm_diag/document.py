@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from pipelines import dcgm_tool
 from pipelines.errors import UnknownOutput
+from pipelines.families import dcgm_tool
 from pipelines.records import Labels
 
 _ROOTS = ("DCGM Diagnostic", "DCGM GPU Diagnostic")  # of DCGM 4, of DCGM 3

@@ -4,9 +4,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from pipelines import dcgm_tool
 from pipelines.benchmarks.dcgm_diag.document import Diagnostic, Result, Said, read
 from pipelines.errors import UnknownOutput
+from pipelines.families import dcgm_tool
 from pipelines.records import Measurement, Outcome, Parsed, RawOutput
 
 _RAN = (0, 226, 205)  # nothing failed; something failed; a GPU is to be isolated (DCGM_ST_NVVS_*_ERROR)

@@ -1,10 +1,10 @@
 """dcgm_profile: how busy the parts of each GPU are while something runs there (dcgmi dmon)."""
 
-from pipelines import dcgm_tool
 from pipelines.benchmark import Benchmark
 from pipelines.benchmarks.dcgm_profile.fields import FIELDS
 from pipelines.benchmarks.dcgm_profile.output import parse, required
 from pipelines.benchmarks.dcgm_profile.params import Params, beside, case, command, cost
+from pipelines.families import dcgm_tool
 
 BENCHMARK = Benchmark(
     name="dcgm_profile",

@@ -12,10 +12,10 @@ from statistics import fmean
 
 from pydantic import ValidationError
 
-from pipelines import dcgm_tool
 from pipelines.benchmarks.dcgm_profile.fields import FIELDS
 from pipelines.benchmarks.dcgm_profile.params import Params
 from pipelines.errors import UnknownOutput
+from pipelines.families import dcgm_tool
 from pipelines.records import Measurement, Outcome, Parsed, RawOutput, Series
 from pipelines.tracks import MOST_SAMPLES, Track
 

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipelines import dcgm_tool
 from pipelines.benchmark import Command, Cost, Workplace
 from pipelines.benchmarks.dcgm_profile.fields import FIELDS
+from pipelines.families import dcgm_tool
 from pipelines.records import Record, Scalar
 
 _STARTING_S = 2.0

@@ -1,8 +1,8 @@
 """fio: bandwidth, IOPS and latency of the node's scratch filesystem under six loads; the descriptor and the command."""
 
-from pipelines import fio_results, fio_tool
 from pipelines.benchmark import Benchmark, Command, Cost, Floor, Workplace
 from pipelines.benchmarks.fio.params import KIB, MIB, Params, case, labels
+from pipelines.families import fio_results, fio_tool
 from pipelines.records import Parsed, RawOutput
 
 _RW = {

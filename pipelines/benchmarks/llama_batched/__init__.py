@@ -1,10 +1,10 @@
 """llama-batched-bench: throughput and latency of a language model with many requests at once, and the best of them."""
 
-from pipelines import llama_tool
 from pipelines.benchmark import Benchmark, Command, Cost, Metric, Workplace
 from pipelines.benchmarks.llama_batched.output import parse, required
 from pipelines.benchmarks.llama_batched.params import Params, case
-from pipelines.llama_tool import DECODE_STEPS_PER_S, LOADING_S, PREFILL_TOKENS_PER_S
+from pipelines.families import llama_tool
+from pipelines.families.llama_tool import DECODE_STEPS_PER_S, LOADING_S, PREFILL_TOKENS_PER_S
 
 
 def cost(params: Params) -> Cost:

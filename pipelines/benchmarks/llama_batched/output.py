@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
-from pipelines import llama_tool
 from pipelines.benchmarks.llama_batched.params import Params
 from pipelines.errors import UnknownOutput
+from pipelines.families import llama_tool
 from pipelines.records import Labels, Measurement, Outcome, Parsed, RawOutput, Unit
 
 _TABLE_ROW = re.compile(r"\|" + r"\s*(\d{1,9})\s*\|" * 4 + r"\s*(\d{1,9}\.\d{1,6})\s*\|" * 6)

@@ -4,8 +4,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from pipelines import llama_tool
-from pipelines.llama_tool import ModelParams
+from pipelines.families import llama_tool
+from pipelines.families.llama_tool import ModelParams
 
 
 class Params(ModelParams):

@@ -1,10 +1,10 @@
 """llama-bench: how fast a language model reads a prompt and generates tokens on this node, one stream at a time."""
 
-from pipelines import llama_tool
 from pipelines.benchmark import Benchmark, Command, Cost, Metric, Workplace
 from pipelines.benchmarks.llama_bench.output import parse, required
 from pipelines.benchmarks.llama_bench.params import Params, case
-from pipelines.llama_tool import DECODE_STEPS_PER_S, LOADING_S, PREFILL_TOKENS_PER_S
+from pipelines.families import llama_tool
+from pipelines.families.llama_tool import DECODE_STEPS_PER_S, LOADING_S, PREFILL_TOKENS_PER_S
 
 
 def cost(params: Params) -> Cost:

@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
 
-from pipelines import energy, llama_tool
+from pipelines import energy
 from pipelines.benchmarks.llama_bench.params import Params
 from pipelines.errors import UnknownOutput
+from pipelines.families import llama_tool
 from pipelines.records import Labels, Measurement, Outcome, Parsed, RawOutput, Unit
 
 _NS_PER_S = 10**9

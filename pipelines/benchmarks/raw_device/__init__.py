@@ -5,9 +5,9 @@ medium. That part lies DEVICE_EDGE_BYTES from either end of the disk. There the 
 lie, so that the disk is as unsigned in the next night as it was in this one, whatever the random data look like.
 """
 
-from pipelines import fio_results, fio_tool
 from pipelines.benchmark import DEVICE_EDGE_BYTES, Benchmark, Command, Cost, Workplace
 from pipelines.benchmarks.raw_device.params import KIB, MIB, Params, case, labels
+from pipelines.families import fio_results, fio_tool
 from pipelines.records import Labels, Parsed, RawOutput
 
 _RW = {"seq_read": "read", "seq_write": "write", "rand_read": "randread", "rand_write": "randwrite", "mixed": "randrw"}

@@ -1,9 +1,9 @@
 """serving_latency: what users of a language model's server wait for, at stepped concurrency; the descriptor."""
 
-from pipelines import probe_tool, serving
 from pipelines.benchmark import Benchmark, Command, Cost, Metric, Workplace
 from pipelines.benchmarks.serving_latency.output import QUANTILES, parse, required
 from pipelines.benchmarks.serving_latency.params import Params, case
+from pipelines.families import probe_tool, serving
 
 _STARTING_S = 5.0
 _SLACK = 3.0  # of a plan: a job may take so many times what it is expected to

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import ValidationError
 
-from pipelines import histograms, probe_tool, prometheus, serving
+from pipelines import histograms
 from pipelines.benchmarks.serving_latency.params import Params
 from pipelines.errors import UnknownOutput
+from pipelines.families import probe_tool, prometheus, serving
+from pipelines.families.serving import Document, Request, Step
 from pipelines.records import Histogram, Labels, Measurement, Outcome, Parsed, RawOutput, Unit
-from pipelines.serving import Document, Request, Step
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 _PERCENT = 100

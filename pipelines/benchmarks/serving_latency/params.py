@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from pipelines import keys
+from pipelines.families.serving import Mix
 from pipelines.records import Name, Record
-from pipelines.serving import Mix
 
 _MOST_CONCURRENT = 1024
 

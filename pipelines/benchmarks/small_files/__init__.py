@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipelines import histograms, probe_tool
+from pipelines import histograms
 from pipelines.benchmark import Benchmark, Command, Cost, Metric, Workplace
-from pipelines.probe_tool import Count, Seconds
+from pipelines.families import probe_tool
+from pipelines.families.probe_tool import Count, Seconds
 from pipelines.records import Histogram, Labels, Measurement, Outcome, Parsed, RawOutput, Record
 
 KIB, MIB = 2**10, 2**20

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from pipelines import perftest_tool
 from pipelines.errors import UnknownOutput
-from pipelines.perftest_tool import Params
+from pipelines.families import perftest_tool
+from pipelines.families.perftest_tool import Params
 from pipelines.records import Labels, Measurement, Outcome, Parsed, Unit
 
 _BITS_PER_BYTE = 8

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from pipelines import fio_document as document
 from pipelines import histograms
 from pipelines.errors import UnknownOutput
-from pipelines.fio_document import Direction, JobDocument, Latency, Printed
+from pipelines.families import fio_document as document
+from pipelines.families.fio_document import Direction, JobDocument, Latency, Printed
 from pipelines.records import Histogram, Labels, Measurement, Outcome, Parsed, RawOutput, Scalar, Unit
 
 _NS_PER_S = 10**9

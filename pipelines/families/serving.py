@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipelines import probe_tool
-from pipelines.probe_tool import Count, Seconds
-from pipelines.prometheus import Snapshot, increase
+from pipelines.families import probe_tool
+from pipelines.families.probe_tool import Count, Seconds
+from pipelines.families.prometheus import Snapshot, increase
 
 PROBE = "serving"
 
