@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pydantic import AwareDatetime
 
 from pipelines import benchmark, isolation, keys, node, process
+from pipelines.attempt import Machine, Say, ending, measure, refused
 from pipelines.errors import KeyNotFound, StoreUnreachable, ToolNotFound, ToolNotStarted, Unknown
-from pipelines.node import Machine, Say
 from pipelines.records import Job, Name, Outcome, Plan, RawOutput, Record, Refusal
 from pipelines.settings import Settings
 from pipelines.spool import Delivery, Spool, asking_for
@@ -123,10 +123,10 @@ def _meet(
     attempts, problem, attendance = 0, "", None
     while machine.refusal is not None or (left_s := left_of(job)) >= job.seconds:
         limited = job if machine.refusal else job.model_copy(update={"timeout_s": min(job.timeout_s, left_s)})
-        raw = node.measure(machine, limited, lambda _: None, lease_wait_s=lease_wait_s)
+        raw = measure(machine, limited, lambda _: None, lease_wait_s=lease_wait_s)
         unanswered = descriptor.pair.unanswered(raw) if descriptor.pair and raw.refusal is None else None
         if unanswered is None:
-            say(f"{what}: {node.ending(raw)}")
+            say(f"{what}: {ending(raw)}")
             return raw
         if unanswered != problem:
             say(f"{what}: {unanswered}; trying again")
@@ -141,8 +141,8 @@ def _meet(
         attendance = _attendance_of_peer(store, machine.run_id, job)
     is_silent = attendance is not None and job.benchmark not in attendance.refusals
     facts = {isolation.UNANSWERED: problem} if is_silent else {}
-    raw = node.refused(machine, job, _why(attendance, job, problem), lease_wait_s, facts)
-    say(f"{what}: {node.ending(raw)}")
+    raw = refused(machine, job, _why(attendance, job, problem), lease_wait_s, facts)
+    say(f"{what}: {ending(raw)}")
     return raw
 
 

@@ -1,89 +1,18 @@
-"""The node's shell: one job after the other on this machine, each to a raw output, whatever happens to its tool.
+"""The node's shell: the jobs of a run on this machine, one after the other, each kept before anyone judges it."""
 
-`RawOutput.facts` holds what the command decided, and what the node saw: filesystem, direct_io (whether it takes
-O_DIRECT), dataset (the version whose files it was given), output_truncated (where the tool wrote more than is kept),
-price_per_hour (of the node, in the
-inventory's currency), beside (the job during which it watched), ended_with (the same, where it was ended with that),
-busy (the real work for which it was not started), busy_after (the real work that was there at its end: its numbers are
-not to be believed).
-"""
-
-import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-from pipelines import (
-    approvals,
-    benchmark,
-    busy,
-    companions,
-    devices,
-    environment,
-    gpus,
-    guard,
-    keys,
-    lease,
-    process,
-    telemetry,
-    tools,
-)
-from pipelines.benchmark import Peer, Workplace
-from pipelines.errors import (
-    BadParameter,
-    DeviceRefused,
-    LeaseTimeout,
-    LeaseUnusable,
-    NotApproved,
-    NotEnoughSpace,
-    ScratchRefused,
-    SizeCapExceeded,
-    ToolNotFound,
-    ToolNotStarted,
-    Unknown,
-)
-from pipelines.records import Environment, Job, Labels, Node, Outcome, Plan, RawOutput, Refusal
+from pipelines import approvals, busy, companions, environment, guard, keys, lease, tools
+from pipelines.attempt import Machine, Say, contended, measure, refused
+from pipelines.errors import LeaseTimeout, LeaseUnusable, ScratchRefused, Unknown
+from pipelines.records import Job, Node, Outcome, Plan, RawOutput, Refusal
 from pipelines.settings import Settings
 from pipelines.spool import Delivery, Spool
 from pipelines.storage import Store
-
-_OUTPUT_FILE = "output.json"  # nccl-tests looks at the suffix
-_KEPT_BYTES = 16 * 2**20  # of the file the tool wrote; 200 times the largest fio document seen
-
-_DEVICE_SCRATCH_BYTES = 2**20  # a job on a raw device writes no more than fio's document elsewhere
-
-_NOT_STAGED = Refusal(outcome=Outcome.NOT_MEASURED, reason="its dataset was not staged; only a run does that")
-_NO_PEER = Refusal(
-    outcome=Outcome.CONFIG,
-    reason="it is measured between two nodes, and this is one; run a suite that has it on both, through Airflow",
-)
-
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Machine:
-    """This machine, prepared for a run: its environment, its tools, and why nothing may run on it, if so.
-
-    `datasets` has for each version that a job was promised the folder with its files, or why there is none.
-    """
-
-    node: Node
-    home: Path
-    run_id: str
-    attempt: int
-    environment: Environment
-    tools: Mapping[str, tools.Tool]
-    refusal: Refusal | None = None
-    datasets: Mapping[str, Path | Refusal] = field(default_factory=dict)
-    addresses: Mapping[str, str] = field(default_factory=dict)  # of the other nodes, for pairs
-    watch: busy.Watch = field(default_factory=busy.Watch)
-    approval: approvals.Approval | None = None  # of jobs on raw devices
-    telemetry_s: float = 0.0  # how often the machine is asked beside a tool; 0: never
 
 
 def run_jobs(
@@ -161,40 +90,6 @@ def _unwatched(machine: Machine, job: Job) -> RawOutput:
     return refused(machine, job, refusal, 0.0, {"beside": job.beside or ""})
 
 
-def measure(
-    machine: Machine,
-    job: Job,
-    say: Say,
-    progress: str = "",
-    lease_wait_s: float = 0.0,
-    started: Callable[[int], None] = lambda _: None,
-) -> RawOutput:
-    """One job: guard, command, tool, raw output. The caller holds the lease; `started` is told the tool's group.
-
-    A tool that fails, hangs or is killed gives a raw output that says so; one that may not or cannot be started, one
-    with a refusal. Nothing is raised for either. Whether real work runs here is asked before and after.
-    """
-    what = f"{progress}{job.benchmark} {job.case} repeat {job.repeat}"
-    say(f"{what}: about {job.seconds:.0f} s")
-    try:
-        raw = _run(machine, job, lease_wait_s, started)
-    except (ScratchRefused, SizeCapExceeded, NotEnoughSpace, DeviceRefused, NotApproved, BadParameter, Unknown) as e:
-        raw = refused(machine, job, Refusal(outcome=Outcome.CONFIG, reason=str(e)), lease_wait_s)
-    except (ToolNotFound, ToolNotStarted) as e:
-        raw = refused(machine, job, Refusal(outcome=Outcome.NOT_MEASURED, reason=str(e)), lease_wait_s)
-    say(f"{what}: {ending(raw)}")
-    return raw
-
-
-def ending(raw: RawOutput) -> str:
-    """How an attempt ended, in a few words. Pure."""
-    if raw.refusal is not None:
-        return f"{raw.refusal.outcome}: {raw.refusal.reason}"
-    how = f"exit {raw.exit_status}" if raw.signal is None else f"signal {raw.signal}"
-    beside = f", and then {raw.facts['busy_after']}" if "busy_after" in raw.facts else ""
-    return f"{how}{', timed out' if raw.timed_out else ''}, {raw.duration_s:.1f} s{beside}"
-
-
 @contextmanager
 def prepared(
     settings: Settings, node: Node, run_id: str, attempt: int, benchmarks: Collection[str], say: Say
@@ -207,7 +102,7 @@ def prepared(
     watch = busy.Watch(busy.parsed(settings.busy))
     if (seen := watch.after()).state != "free":
         say(seen.reason)
-        yield _look(settings, node, run_id, attempt, benchmarks, say, watch, _contended(seen)), 0.0
+        yield _look(settings, node, run_id, attempt, benchmarks, say, watch, contended(seen)), 0.0
         return
     try:
         with lease.held(settings.lease_dir, run_id, node.name, settings.lease_wait_s, say) as waited_s:
@@ -218,10 +113,6 @@ def prepared(
     except LeaseUnusable as e:
         refusal, waited_s = Refusal(outcome=Outcome.CONFIG, reason=str(e)), 0.0
     yield _look(settings, node, run_id, attempt, benchmarks, say, watch, refusal), waited_s
-
-
-def _contended(seen: busy.Answer) -> Refusal:
-    return Refusal(outcome=Outcome.CONTENDED, reason=seen.reason)
 
 
 def _look(
@@ -260,128 +151,6 @@ def _with_datasets(
     staging_id = names.staging_of_run(machine.run_id, machine.attempt)
     with given(settings, store, wanted, node=machine.node.name, staging_id=staging_id, say=say) as found:
         yield replace(machine, datasets=found)
-
-
-def _run(machine: Machine, job: Job, lease_wait_s: float, started: Callable[[int], None]) -> RawOutput:
-    refusal = machine.refusal
-    if refusal is None:
-        descriptor = benchmark.get(job.benchmark)
-        refusal = machine.tools[job.benchmark].refusal
-    if refusal is not None:
-        return refused(machine, job, refusal, lease_wait_s)
-    dataset = machine.datasets.get(job.dataset, _NOT_STAGED) if job.dataset else None
-    if isinstance(dataset, Refusal):
-        return refused(machine, job, dataset, lease_wait_s)
-    params = descriptor.params_of(job)
-    files = dataset or (Path(machine.node.files) if machine.node.files else None)
-    if missing := [name for name in descriptor.files(params) if files is None or not (files / name).is_file()]:
-        return refused(machine, job, _without(missing[0], files), lease_wait_s)
-    peer = Peer(machine.addresses[job.peer], job.port) if job.peer and job.port and machine.addresses else None
-    if descriptor.pair and peer is None:
-        return refused(machine, job, _NO_PEER, lease_wait_s)
-    if (seen := machine.watch.before()).state != "free":
-        return refused(machine, job, _contended(seen), lease_wait_s)
-    tool = machine.tools[job.benchmark]
-    scratch_bytes = _DEVICE_SCRATCH_BYTES if job.device else job.written_bytes
-    with _disk(machine, job) as disk, guard.scratch(machine.node, machine.home, job.job_id, scratch_bytes) as scratch:
-        output = scratch.path / _OUTPUT_FILE
-        path = disk.path if disk else None
-        place = Workplace(
-            scratch.path,
-            output,
-            scratch.direct_io,
-            tool.version or "",
-            files,
-            peer,
-            path,
-            cpus=len(os.sched_getaffinity(0)),
-            gpus=gpus.count(machine.environment.facts),
-            endpoints=machine.node.endpoints,
-            tool_help=tool.help,
-        )
-        command = descriptor.command(params, place)
-        with telemetry.sampling(machine.telemetry_s) as sampler:
-
-            def begun(group: int) -> None:
-                scratch.record(group)
-                started(group)
-                sampler.start()
-
-            done = process.run(
-                command.argv, timeout_s=job.timeout_s, cwd=scratch.path, passed=descriptor.passed, started=begun
-            )
-            told = sampler.stop()
-        seen = machine.watch.after()
-        written, truncated = _read(output)
-    facts = {**command.labels, "filesystem": scratch.filesystem, "direct_io": str(scratch.direct_io).lower()}
-    facts |= {"busy_after": seen.reason} if seen.state != "free" else {}
-    facts |= {"dataset": job.dataset} if job.dataset else {}
-    price = machine.node.price_per_hour
-    facts |= {"price_per_hour": f"{price:g}"} if price else {}
-    facts |= {"device": disk.serial, "device_name": disk.name} if disk else {}
-    return _raw(
-        machine,
-        job,
-        lease_wait_s,
-        argv=done.argv,
-        exit_status=done.exit_status,
-        signal=done.signal,
-        timed_out=done.timed_out,
-        output=written,
-        stdout=done.stdout,
-        stderr=done.stderr,
-        started_at=done.started_at,
-        duration_s=done.duration_s,
-        facts={**facts, **({"output_truncated": "true"} if truncated else {})},
-        telemetry=told,
-    )
-
-
-def _disk(machine: Machine, job: Job) -> AbstractContextManager[devices.Device | None]:
-    """The disk of a job that writes to one, once it may."""
-    if benchmark.get(job.benchmark).device is None:
-        return nullcontext()
-    return devices.claimed(approvals.allowed(machine.approval, job), job.written_bytes)
-
-
-def _without(name: str, files: Path | None) -> Refusal:
-    nowhere = "its suite names no dataset, and the inventory names no folder of files of this node"
-    where = f"{files} has none" if files else nowhere
-    return Refusal(outcome=Outcome.CONFIG, reason=f"it reads {name}, and {where}")
-
-
-def refused(
-    machine: Machine, job: Job, refusal: Refusal, lease_wait_s: float, facts: Labels | None = None
-) -> RawOutput:
-    """The raw output of a job whose tool is not started, or met nobody."""
-    seen = machine.watch.seen
-    facts = {**(facts or {}), **({"busy": seen.reason} if seen.state != "free" else {})}
-    return _raw(machine, job, lease_wait_s, refusal=refusal, started_at=datetime.now(UTC), duration_s=0.0, facts=facts)
-
-
-def _raw(machine: Machine, job: Job, lease_wait_s: float, **ended: Any) -> RawOutput:
-    tool = machine.tools.get(job.benchmark, tools.Tool(job.benchmark))
-    return RawOutput(
-        run_id=machine.run_id,
-        job=job,
-        attempt=machine.attempt,
-        hostname=os.uname().nodename,
-        tool=tool.name,
-        tool_version=tool.version,
-        environment_id=machine.environment.environment_id,
-        simulated=tool.simulated,
-        lease_wait_s=lease_wait_s,
-        **ended,
-    )
-
-
-def _read(path: Path) -> tuple[str | None, bool]:
-    """What the tool wrote, and whether that is not all of it; None when it wrote no such file."""
-    if path.is_symlink() or not path.is_file():
-        return None, False
-    with path.open("rb") as file:
-        data = file.read(_KEPT_BYTES + 1)
-    return data[:_KEPT_BYTES].decode(errors="replace"), len(data) > _KEPT_BYTES
 
 
 def stored_keys(store: Store, run_id: str, node: str) -> dict[str, str]:
