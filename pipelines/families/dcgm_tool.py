@@ -40,7 +40,7 @@ def failure(exit_status: int, printed: str, said: str = "") -> Parsed:
 
 def document(printed: str) -> dict[str, Any] | None:
     """The first JSON object that begins a line: lines of text may stand before it. None where there is none."""
-    for start in re.finditer(r"^\s*(?=\{)", printed, re.MULTILINE):
+    for start in re.finditer(r"^[ \t]*(?=\{)", printed, re.MULTILINE):
         try:
             found, _ = json.JSONDecoder().raw_decode(printed, start.end())
         except (ValueError, RecursionError):
