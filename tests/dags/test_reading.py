@@ -129,9 +129,9 @@ def test_the_form_takes_names_globs_and_conditions(read_dags: ReadDags, terms: l
     assert params["nodes"] == terms
 
 
-def test_the_schedule_runs_the_storage_suite_on_every_node_where_there_is_one(read_dags: ReadDags, home: Path) -> None:
+def test_the_schedule_runs_the_nightly_suite_on_every_node_where_there_is_one(read_dags: ReadDags, home: Path) -> None:
     assert params_of(read_dags)["suite"] == "quick"  # the first by name, for want of `storage`
-    (home / "suites/storage.toml").write_text((home / "suites/tiny.toml").read_text())
+    (home / "suites/nightly.toml").write_text((home / "suites/tiny.toml").read_text())
     params = params_of(read_dags)
     assert (params["suite"], params["nodes"], params["cohort"]) == ("nightly", [], None)
 
