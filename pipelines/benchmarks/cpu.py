@@ -66,7 +66,7 @@ def command(params: Params, workplace: Workplace) -> Command:
 
 def version(text: str) -> str | None:
     """`1.0.20` of `sysbench 1.0.20`."""
-    found = re.search(r"^sysbench (\d+(?:\.\d+)+)", text, re.MULTILINE)
+    found = re.search(r"^sysbench (\d{1,9}(?:\.\d{1,9}){1,4})", text, re.MULTILINE)
     return found.group(1) if found else None
 
 

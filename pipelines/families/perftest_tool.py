@@ -128,7 +128,7 @@ def required(params: Params) -> frozenset[str]:
 
 def version(text: str) -> str | None:
     """`6.06` of `Version: 6.06`; perftest exits with 1 after it."""
-    found = re.search(r"^Version: (\d+(?:\.\d+)+)\s*$", text, re.MULTILINE)
+    found = re.search(r"^Version: (\d{1,9}(?:\.\d{1,9}){1,4})\s*$", text, re.MULTILINE)
     return found.group(1) if found else None
 
 

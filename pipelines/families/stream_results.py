@@ -63,7 +63,7 @@ def instances(argv: tuple[str, ...]) -> int | None:
 
 def version(text: str) -> str | None:
     """`0.15.06` of `stress-ng, version 0.15.06 (gcc 12.2.0, x86_64 Linux 6.1)`."""
-    found = re.search(r"^stress-ng, version (\d+(?:\.\d+)+)", text, re.MULTILINE)
+    found = re.search(r"^stress-ng, version (\d{1,9}(?:\.\d{1,9}){1,4})", text, re.MULTILINE)
     return found.group(1) if found else None
 
 

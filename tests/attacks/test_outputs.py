@@ -59,6 +59,8 @@ def test_a_word_of_a_command_is_a_word_whatever_it_says(tmp_path: Path, text: st
 @pytest.mark.parametrize("text", [*METACHARACTERS, "--filename=/dev/sda", "../../etc", "/dev/nvme0n1", "a:b", "\0"])
 def test_no_parameter_of_any_benchmark_takes_text_of_ones_own(name: str, text: str) -> None:
     for parameter in benchmark.get(name).params.model_fields:
+        if (name, parameter, text) == ("serving_latency", "model", "a:b"):
+            continue  # a model's name in the body of a request: "llama3:8b"
         with pytest.raises(BadParameter):
             list(plan.jobs_of_entry(make.RUN_ID, "gpu-01", SuiteEntry(benchmark=name), {parameter: text}))
 

@@ -36,7 +36,7 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(settings: Settings, folder: Path, each: Benchmark, params: dict[str, Scalar], **fields: Any) -> Parsed:
     machine = make.node(files=str(folder))
-    entry = SuiteEntry(benchmark=each.name, params=params, **fields)
+    entry = SuiteEntry(benchmark=each.name, params=params, **{"timeout_s": 300.0, **fields})
     (job,) = plan.jobs_of_entry(make.RUN_ID, machine.name, entry)
     return each.parse(node.run_once(settings, machine, job, say=lambda _: None))
 

@@ -48,7 +48,7 @@ def test_the_nightly_defaults_land_and_the_asset_event_carries_the_tables_versio
 @pytest.mark.parametrize(
     ("conf", "sentence"),
     [
-        ({"suite": "nope"}, "'nope' is not one of ['disks', 'quick', 'seconds', 'storage', 'tiny']"),
+        ({"suite": "nope"}, "'nope' is not one of ['disks', 'nightly', 'quick', 'seconds', 'tiny']"),
         ({"nodes": ["gpu-99"]}, "'gpu-99' is not one of ['localhost']"),
         ({"repeats": 101}, "101 is greater than the maximum of 100"),
     ],

@@ -214,7 +214,7 @@ def with_another_parser(settings: Settings, folder: Path, run_id: str = make.RUN
     package = folder / "pipelines"
     if not package.exists():
         shutil.copytree(pipelines.__path__[0], package, ignore=shutil.ignore_patterns("__pycache__"))
-        parser = package / "fio_results.py"
+        parser = package / "families/fio_results.py"
         parser.write_text(parser.read_text().replace("_NS_PER_S = 10**9", "_NS_PER_S = 5 * 10**8"))
     program = (
         "import sys; from datetime import datetime; from pathlib import Path; from pipelines import settings, stages\n"
