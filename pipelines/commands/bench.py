@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=console.Verbs)
 def bench() -> None:
-    """List, show and run single benchmarks on this machine; needs no Airflow and no store."""
+    """List, show and run single benchmarks on this machine, or begin a new one; needs no Airflow and no store."""
 
 
 @bench.command("list")
