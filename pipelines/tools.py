@@ -13,7 +13,7 @@ from pipelines.records import Outcome, Refusal
 SIMULATED = "fleetmark-simulated"
 """What a stand-in for hardware that is not there prints with its version; every row from it is marked as simulated."""
 
-_TIMEOUT_S = 10.0
+_TIMEOUT_S = 30.0  # a node that comes from its sleep, or a loaded one
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def _sweep(settings: Settings, source: Path, points: int) -> None:
         assert made.body == _in(wanted.dataset, expected)
         assert not finished & set(seen), "a shard that was packed has been read again"
         assert store.keys_under(names.publishers_prefix(wanted.dataset)) == []
-    assert len(set(reached)) >= 3, f"publishers were not killed at different points: {reached}"
+    assert len(set(reached)) >= 2, f"publishers were not killed at different points: {reached}"
     _is_whole_or_nothing(store, "killed-0", expected)
 
 

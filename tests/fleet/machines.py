@@ -67,6 +67,15 @@ class Machine:
                     found.append(int(entry.name))
         return tuple(found)
 
+    def measuring(self) -> tuple[int, ...]:
+        """The ids of the fio processes that measure; before that, fio is asked for its version."""
+        found = []
+        for pid in self.processes("fio"):
+            with suppress(OSError):
+                if b"--name=" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(pid)
+        return tuple(found)
+
     def power_off(self) -> None:
         """Everything that runs on it is killed."""
         while left := self.processes():

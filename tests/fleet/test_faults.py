@@ -38,8 +38,8 @@ def page(fleet: Fleet, run: Run) -> str:
 
 
 def measuring(fleet: Fleet, *nodes: str) -> None:
-    """Wait until fio runs on each of these."""
-    wait_for(lambda: all(fleet.machine(node).processes("fio") for node in nodes) or None)
+    """Wait until fio measures on each of these."""
+    wait_for(lambda: all(fleet.machine(node).measuring() for node in nodes) or None)
 
 
 def spooled(fleet: Fleet, node: str) -> list[str]:
@@ -91,9 +91,10 @@ def test_a_task_that_outlives_its_worker_ends_well_and_nothing_runs_beside_it(fl
     run = fleet.trigger(suite="seconds", nodes=[node], repeats=1)
     measuring(fleet, node)
     fleet.kill_worker_alone(node)
-    assert fleet.machine(node).processes("fio")
+    left_behind = fleet.machine(node).measuring()
     beside = fleet.trigger(suite="tiny", nodes=[node])
-    fleet.revive_worker(node)
+    fleet.revive_worker(node)  # the other tests need it, too
+    assert left_behind
     assert fleet.ended(run).state == fleet.ended(beside).state == "success"
     assert attempts(fleet, run) == [(node, 1)]
     assert rows(fleet, run) == {node: [("ok", "")]}

@@ -46,7 +46,7 @@ def limit_tasks(fleet: Fleet, options: dict[str, str]) -> None:
 
 def benchmark_of(sshd: Sshd, node: str) -> tuple[int, ...]:
     """The processes of fio on the node, once there are any."""
-    return wait_for(lambda: sshd.fleet.machine(node).processes("fio") or None)
+    return wait_for(lambda: sshd.fleet.machine(node).measuring() or None)
 
 
 def test_nodes_measure_themselves_over_ssh_and_one_that_is_down_delays_nobody(sshd: Sshd) -> None:
@@ -89,7 +89,7 @@ def test_clearing_a_task_ends_its_job_with_its_tool_and_the_next_attempt_does_it
         "/api/v2/dags/fleet_benchmark/clearTaskInstances",
         {"dry_run": False, "dag_run_id": run.run_id, "task_ids": [["measure", 0]], "only_failed": False},
     )
-    wait_for(lambda: not set(first) & set(fleet.machine("node-a").processes("fio")) or None)
+    wait_for(lambda: not set(first) & set(fleet.machine("node-a").measuring()) or None)
     assert fleet.ended(run).state == "success"
     assert outcomes(fleet, run) == {"node-a": {("ok", 1)}}
     assert {raw.attempt for raw in raws(sshd, run)} == {2}
@@ -113,7 +113,7 @@ def test_a_job_that_takes_too_long_is_ended_with_its_tool(sshd: Sshd) -> None:
     limit_tasks(fleet, {"AIRFLOW__CORE__DEFAULT_TASK_EXECUTION_TIMEOUT": "15"})
     run = fleet.trigger(suite="tiny", nodes=["node-a"], overrides={"runtime_s": 600})
     first, job = benchmark_of(sshd, "node-a"), sshd.jobs("node-a")
-    wait_for(lambda: not set(first) & set(fleet.machine("node-a").processes("fio")) or None)
+    wait_for(lambda: not set(first) & set(fleet.machine("node-a").measuring()) or None)
     wait_for(lambda: not set(job) & set(sshd.jobs("node-a")) or None)
     fleet.airflow.fail(run)
     limit_tasks(fleet, {"AIRFLOW__CORE__DEFAULT_TASK_EXECUTION_TIMEOUT": ""})
