@@ -38,7 +38,7 @@ Document = TypeVar("Document", bound=Printed)
 
 def version(text: str) -> str | None:
     """`0.1.0` of `fleetmark-probe 0.1.0`."""
-    found = re.search(rf"^{PROGRAM} (\d{1, 9}(?:\.\d{1, 9}){1, 4}\S*)$", text, re.MULTILINE)
+    found = re.search(rf"^{PROGRAM} (\d{{1,9}}(?:\.\d{{1,9}}){{1,4}}\S{{0,40}})$", text, re.MULTILINE)
     return found[1] if found else None
 
 
