@@ -1,4 +1,4 @@
-"""`python -m tests.licences > docs/licences.md`: the licence of each locked dependency, by its own metadata."""
+"""`python -m tests.licences` writes docs/licences.md: the licence of each locked dependency, by its own metadata."""
 
 import re
 from importlib import metadata
@@ -7,12 +7,15 @@ from pathlib import Path
 LOCKS = ("node", "worker", "control", "fleet")
 _ROOT = Path(__file__).parents[1]
 _PINNED = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==(\S+)", re.MULTILINE)
+PAGE = _ROOT / "docs/licences.md"
+_LINE = re.compile(r"^\| (\S+) \| (.+) \| [a-z, ]+ \|$", re.MULTILINE)
 _CLASSIFIER = "License :: OSI Approved :: "
 _LONGEST = 60  # characters: some put the whole text there
 _HEAD = """# Licences of the dependencies
 
 What the locks in `requirements/` pin, and which licence each package says that it has. `python -m tests.licences`
-prints it; a test compares them. A package without an entry of its own is not installed on Linux.
+writes it; a test compares them. What is only installed with another version of Python keeps its line. A package
+without a line is not installed on Linux.
 
 | package | licence | in |
 |---|---|---|
@@ -41,14 +44,20 @@ def licence(package: str) -> str | None:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
+def noted() -> dict[str, str]:
+    """The licence of each package that the page has now."""
+    return dict(_LINE.findall(PAGE.read_text()))
+
+
 def page() -> str:
+    before = noted()
     where: dict[str, list[str]] = {}
     for lock in LOCKS:
         for package in locked(lock):
             where.setdefault(package, []).append(lock)
-    rows = ((package, licence(package), locks) for package, locks in sorted(where.items()))
+    rows = ((package, licence(package) or before.get(package), locks) for package, locks in sorted(where.items()))
     return _HEAD + "".join(f"| {name} | {said} | {', '.join(locks)} |\n" for name, said, locks in rows if said)
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    PAGE.write_text(page())

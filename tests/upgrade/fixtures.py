@@ -9,6 +9,7 @@ from typing import Any
 from pipelines import storage
 from pipelines.settings import Settings
 from pipelines.storage import Store
+from tests.upgrade.make_fixture import unpack
 
 FIXTURES = sorted(Path(__file__).parent.glob("*.tar.xz"))
 
@@ -32,7 +33,7 @@ class Old:
 def unpacked(fixture: Path, settings: Settings) -> Old:
     """In the home of these settings."""
     with tarfile.open(fixture) as archive:
-        archive.extractall(settings.home, filter="data")
+        unpack(archive, settings.home)
     return Old(settings, json.loads((settings.home / "said.json").read_text()))
 
 
