@@ -28,7 +28,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from pipelines import bulk, storage
-from pipelines.datasets import publish
+from pipelines.datasets import commit, publish
 from pipelines.datasets.manifest import Packing
 from pipelines.datasets.publications import Request
 from pipelines.settings import Settings
@@ -52,7 +52,7 @@ def work():
     made = timed("plan", lambda: publish.plan(settings, store, request))
     meter = Meter(lambda line: None, made.size_bytes, made.groups, "shards")
     timed("pack", lambda: [publish.pack(settings, store, made, number, meter) for number in range(made.chunks)])
-    timed("commit", lambda: publish.commit(settings, store, made, datetime.now(UTC)))
+    timed("commit", lambda: commit.commit(settings, store, made, datetime.now(UTC)))
     print(json.dumps(taken), file=sys.stderr)
 """
 _FILES = """

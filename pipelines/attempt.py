@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines import approvals, benchmark, busy, devices, gpus, guard, process, telemetry, tools
+from pipelines import approvals, benchmark, busy, devices, gpus, guard, memory, process, telemetry, tools
 from pipelines.benchmark import Benchmark, Peer, Workplace
 from pipelines.errors import (
     BadParameter,
@@ -177,6 +177,9 @@ def _given(machine: Machine, job: Job, descriptor: Benchmark) -> Workplace | Ref
     wanted = descriptor.files(descriptor.params_of(job))
     if missing := [name for name in wanted if files is None or not (files / name).is_file()]:
         return _without(missing[0], files)
+    cpus = len(os.sched_getaffinity(0))
+    if problem := memory.lacking(descriptor.memory(descriptor.params_of(job), cpus)):
+        return Refusal(outcome=Outcome.CONFIG, reason=f"{problem}; ask for less of it")
     peer = Peer(machine.addresses[job.peer], job.port) if job.peer and job.port and machine.addresses else None
     if descriptor.pair and peer is None:
         return _NO_PEER
@@ -188,7 +191,7 @@ def _given(machine: Machine, job: Job, descriptor: Benchmark) -> Workplace | Ref
         tool_version=tool.version or "",
         files=files,
         peer=peer,
-        cpus=len(os.sched_getaffinity(0)),
+        cpus=cpus,
         gpus=gpus.count(machine.environment.facts),
         endpoints=machine.node.endpoints,
         tool_help=tool.help,

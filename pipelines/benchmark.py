@@ -136,6 +136,7 @@ class Benchmark:
     version: Callable[[str], str | None]  # from the text that version_argv printed
     parse: Callable[[RawOutput], Parsed]
     floors: Callable[[Any], tuple[Floor, ...]] = lambda _: ()
+    memory: Callable[[Any, int], int] = lambda _, __: 0  # bytes that it takes on so many processors, where it is much
     pair: Pair | None = None
     needs: frozenset[str] = frozenset()  # features of the inventory; on a node without them it is not planned
     files: Callable[[Any], tuple[str, ...]] = lambda _: ()

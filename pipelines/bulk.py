@@ -22,7 +22,6 @@ _PART_BYTES = 8 * 2**20
 _PARTS_AT_ONCE = 3  # of one object; several objects are on their way at once
 _LONGEST_PAUSE = timedelta(seconds=5)
 _ENDLESS = 1000  # retries: the time is what limits them
-_GAVE_UP = re.compile(r"after (\d+) retries")  # object_store's words for a server that does not answer
 _threads_run_in: dict[str, int] = {}  # the process that used obstore first: in its forks a request would never end
 T = TypeVar("T")
 
@@ -194,7 +193,7 @@ class S3:
         config: Any = {}
         if self._endpoint is not None:
             config["aws_endpoint_url"] = self._endpoint
-        if plain_http:  # as in storage.py: a signature over the body would be one more hash of every byte
+        if plain_http:  # as in filesystems.py: a signature over the body would be one more hash of every byte
             config["aws_unsigned_payload"] = "true"
         client: Any = {"allow_http": plain_http, "connect_timeout": "5s", "timeout": "60s"}
         retries: Any = {
@@ -220,10 +219,16 @@ class S3:
                 raise StoreRefused(where, "there is no such bucket") from e
             if isinstance(e, FileNotFoundError):
                 raise KeyNotFound(where) from e
-            gave_up = _GAVE_UP.search(said)
-            if gave_up or "response body" in said or "timed out" in said:  # cut in the middle, again and again
-                raise StoreUnreachable(where, int(gave_up[1]) + 1 if gave_up else 1, said) from e
+            attempts = attempts_in(said)
+            if attempts or "response body" in said or "timed out" in said:  # cut in the middle, again and again
+                raise StoreUnreachable(where, attempts or 1, said) from e
             raise StoreRefused(where, said) from e
+
+
+def attempts_in(said: str) -> int | None:
+    """How often object_store, which delta-rs has as well, says to have asked before it gave up; None: it does not."""
+    gave_up = re.search(r"after (\d+) retries", said)
+    return int(gave_up[1]) + 1 if gave_up else None
 
 
 def _parts(mapped: mmap.mmap) -> Iterator[memoryview]:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from pipelines import process
+from pipelines import process_groups
 from pipelines.records import Job, RawOutput
 
 _STARTING_S = 30.0  # that the other tool is kept waiting
@@ -22,6 +22,7 @@ class Companion:
         self.job = job
         self._measure = measure
         self._group: int | None = None
+        self._stopped = False
         self._under_way = threading.Event()
         self._raw: RawOutput | None = None
         self._thread = threading.Thread(target=self._run, name=f"companion {job.benchmark}", daemon=True)
@@ -37,9 +38,10 @@ class Companion:
         None where there is none: it failed in a way that nobody foresaw, or it does not end.
         """
         ended_with = {}
+        self._stopped = True
         for how in (signal.SIGTERM, signal.SIGKILL):
             if self._thread.is_alive() and self._group is not None:
-                process.signal_group(self._group, how)
+                process_groups.send(self._group, how)
                 ended_with = {"ended_with": self.job.beside or ""}
             self._thread.join(_ENDING_S)
         if self._raw is None:
@@ -56,6 +58,8 @@ class Companion:
     def _started(self, group: int) -> None:
         self._group = group
         self._under_way.set()
+        if self._stopped:  # so late that nobody waits for it any more, and another job may have begun
+            process_groups.send(group, signal.SIGKILL)
 
 
 @contextmanager

@@ -18,9 +18,8 @@ from pipelines import process
 from pipelines.benchmark import DEVICE_EDGE_BYTES
 from pipelines.errors import DeviceRefused, ToolNotFound, ToolNotStarted
 
-_SECTOR_BYTES = (
-    512  # the unit of /sys/block/*/size whatever the disk's sector is (kernel, Documentation/block/stat.rst)
-)
+# the unit of /sys/block/*/size whatever the disk's sector is (kernel, Documentation/block/stat.rst)
+_SECTOR_BYTES = 512
 _SAID_BY_THE_DISK = ("serial", "wwid", "device/serial", "device/wwid")  # virtio, NVMe namespace, NVMe, SCSI
 _VPD_HEADER_BYTES = 4  # of a SCSI unit's serial number, page 0x80 (SPC-4, 7.8.13)
 _SAID_BY_UDEV = re.compile(r"^E:(?:ID_SERIAL|ID_SERIAL_SHORT|ID_WWN_WITH_EXTENSION)=(.+)$", re.MULTILINE)

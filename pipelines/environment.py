@@ -18,9 +18,8 @@ Device = Mapping[str, str | int | None]
 Fact = str | int | tuple[Device, ...] | None
 
 _MEMORY_STEP_BYTES = 2**28  # equal machines differ by what their firmware reserves; modules come in larger steps
-_SECTOR_BYTES = (
-    512  # the unit of /sys/block/*/size whatever the disk's sector is (kernel, Documentation/block/stat.rst)
-)
+# the unit of /sys/block/*/size whatever the disk's sector is (kernel, Documentation/block/stat.rst)
+_SECTOR_BYTES = 512
 _BYTES_PER_MBIT = 125_000  # the unit of /sys/class/net/*/speed
 _BOOT_PARAMETERS = {
     "mitigations", "isolcpus", "nohz_full", "rcu_nocbs", "nosmt", "intel_iommu", "amd_iommu", "iommu",

@@ -1,40 +1,38 @@
 """What a machine can be asked about itself: NVML for its GPUs, the kernel for its processors and temperatures.
 
-Sources: https://docs.nvidia.com/deploy/nvml-api/, and of Linux' documentation power/powercap/powercap.rst,
-admin-guide/pm/cpufreq.rst, hwmon/sysfs-interface.rst and driver-api/thermal/sysfs-api.rst.
+Sources, of Linux' documentation: power/powercap/powercap.rst, admin-guide/pm/cpufreq.rst, hwmon/sysfs-interface.rst and
+driver-api/thermal/sysfs-api.rst.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pynvml
-
+from pipelines import nvml
+from pipelines.families.nvidia_gpus import HELD_DOWN, REASONS
 from pipelines.records import Labels, Unit
 
-UNREADABLE = (OSError, ValueError, pynvml.NVMLError)
+UNREADABLE = (OSError, ValueError, nvml.NVMLError)
 """What reading a gauge raises where it cannot be read."""
 
 _SYS = Path("/sys")
-_PER_UNIT = 1_000  # of mW, mJ and m°C
-_MICRO = 1_000_000
-_HZ_PER_MHZ, _HZ_PER_KHZ = 1_000_000, 1_000
-_PERCENT = 100
+_MILLI, _MICRO = 1_000, 1_000_000
+_HZ_PER_KHZ = 1_000
 _MOST_CLOCKS = 4  # the kernel interrupts an idle core to read its clock
 _MOST_SENSORS = 32
-_HELD_DOWN = {
-    "sw_power_cap": pynvml.nvmlClocksEventReasonSwPowerCap,
-    "hw_slowdown": pynvml.nvmlClocksEventReasonHwSlowdown,
-    "sync_boost": pynvml.nvmlClocksEventReasonSyncBoost,
-    "sw_thermal": pynvml.nvmlClocksEventReasonSwThermalSlowdown,
-    "hw_thermal": pynvml.nvmlClocksEventReasonHwThermalSlowdown,
-    "hw_power_brake": pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown,
+_OF_A_GPU: Mapping[str, Unit] = {
+    "power": "W",
+    "energy": "J",
+    "temperature": "°C",
+    "sm_clock": "Hz",
+    "memory_clock": "Hz",
+    "memory_used": "B",
+    "utilization": "ratio",
 }
-"""Reasons for lower clocks that a fleet's operator did not ask for; idling, and clocks that were set, are none."""
 
 
 class Reading(NamedTuple):
@@ -59,52 +57,32 @@ def every() -> tuple[list[Gauge], list[str]]:
     return [*found, *packages(), *_clocks(), *_sensors()], notes
 
 
-def absent(e: Exception) -> bool:
-    """Whether what was raised means that the machine has no such thing."""
-    nothing = (
-        pynvml.NVML_ERROR_NOT_SUPPORTED,
-        pynvml.NVML_ERROR_LIBRARY_NOT_FOUND,
-        pynvml.NVML_ERROR_DRIVER_NOT_LOADED,
-    )
-    return isinstance(e, pynvml.NVMLError) and e.value in nothing
-
-
 def _gpus() -> tuple[list[Gauge], list[str]]:
-    """NVML stays initialised: it is asked again for the next job, and counts its users."""
+    """NVML is not shut down: it is asked again for the next job."""
+    found: list[Gauge] = []
+    notes: list[str] = []
     try:
-        pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-    except pynvml.NVMLError as e:
-        return [], [] if absent(e) else [f"nvml: {e}"]
-    return [gauge for index, handle in enumerate(handles) for gauge in _gpu(f"gpu{index}", handle)], []
+        for index in range(nvml.begin()):
+            try:
+                found += _gpu(f"gpu{index}", nvml.handle(index))
+            except nvml.NVMLError as e:
+                notes.append(f"nvml: gpu{index} is not read: {e}")
+    except nvml.NVMLError as e:
+        notes += [] if nvml.absent(e) else [f"nvml: {e}"]
+    return found, notes
 
 
 def _gpu(device: str, handle: Any) -> Iterator[Gauge]:
-    plain: tuple[tuple[str, Unit, Callable[[], float]], ...] = (
-        ("power", "W", lambda: pynvml.nvmlDeviceGetPowerUsage(handle) / _PER_UNIT),
-        ("energy", "J", lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / _PER_UNIT),
-        ("temperature", "°C", lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)),
-        ("sm_clock", "Hz", lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM) * _HZ_PER_MHZ),
-        ("memory_clock", "Hz", lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM) * _HZ_PER_MHZ),
-        ("memory_used", "B", lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).used),
-        ("utilization", "ratio", lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / _PERCENT),
-    )
-    labels = {"device": device}
-    for metric, unit, value in plain:
-        yield _plain("nvml", metric, unit, labels, value)
+    for metric, unit in _OF_A_GPU.items():
+        yield _plain("nvml", metric, unit, {"device": device}, partial(nvml.ask, metric, handle))
     yield Gauge("nvml", f"{device} throttled", partial(_held_down, device, handle))
 
 
 def _held_down(device: str, handle: Any) -> tuple[Reading, ...]:
-    try:
-        mask = pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle)
-    except pynvml.NVMLError as e:
-        if e.value != pynvml.NVML_ERROR_FUNCTION_NOT_FOUND:
-            raise
-        mask = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)  # its name before driver 535
+    mask = int(nvml.ask(REASONS, handle))
     return tuple(
         Reading("throttled", "ratio", {"device": device, "reason": reason}, float(bool(mask & bit)))
-        for reason, bit in _HELD_DOWN.items()
+        for reason, bit in HELD_DOWN.items()
     )
 
 
@@ -147,7 +125,7 @@ def _sensors(root: Path = _SYS) -> Iterator[Gauge]:
     zones = [(file, "thermal", _zone) for file in sorted((root / "class/thermal").glob("thermal_zone*/temp"))]
     for file, source, labels_of in (found or zones)[:_MOST_SENSORS]:
         with suppress(OSError):
-            yield _plain(source, "temperature", "°C", labels_of(file), partial(_scaled, file, _PER_UNIT))
+            yield _plain(source, "temperature", "°C", labels_of(file), partial(_scaled, file, _MILLI))
 
 
 def _hwmon(file: Path) -> Labels:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines import mounts, process
+from pipelines import mounts, process_groups
 from pipelines.errors import NotEnoughSpace, ScratchRefused, SizeCapExceeded
 from pipelines.records import Node
 
@@ -31,7 +31,7 @@ class Scratch:
 
     def record(self, group: int) -> None:
         """Write down which process group works here, for a `reclaim` after this process was killed."""
-        ticks = process.start_ticks_of(group)
+        ticks = process_groups.start_ticks_of(group)
         if ticks is not None:
             owner = {"group": group, "start_ticks": ticks, "boot_id": _boot_id()}
             with suppress(OSError):  # a full disk: the tool still ends with this process
@@ -158,7 +158,7 @@ def _end_tool_of(path: Path) -> bool:
         group, ticks, boot = int(owner["group"]), int(owner["start_ticks"]), owner["boot_id"]
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return False  # killed before the tool started, or while this was written: the tool ended with its parent
-    return group > 1 and boot == _boot_id() and process.end_group(group, ticks, path)
+    return group > 1 and boot == _boot_id() and process_groups.end_left(group, ticks, path)
 
 
 def _remove(path: Path) -> str | None:

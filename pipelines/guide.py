@@ -9,8 +9,9 @@ _HEAD = """\
 # The benchmarks
 
 Generated from the descriptors by `make docs`. `fleetmark bench show NAME` prints the same on a node, and
-`fleetmark bench run NAME --param PARAMETER=VALUE` runs one there. A value outside a metric's honest range is put into
-quarantine: the tool or its parser is broken, never the hardware. A metric that could not be measured has no row.
+`fleetmark bench run NAME --param PARAMETER=VALUE` runs one there, with or without an inventory. A value outside a
+metric's honest range is put into quarantine: the tool or its parser is broken, never the hardware. A metric that could
+not be measured has no row.
 """
 
 _COMMON = """\

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from pipelines.records import Record
 
+WITH_MEMORY_OF_THEIR_OWN = frozenset({"ramfs", "tmpfs", "zfs"})
+"""Filesystems whose bytes in memory are not in the page cache, or are nowhere else, so that O_DIRECT passes neither."""
+
 
 class Mount(Record):
     point: str

@@ -73,9 +73,9 @@ def run_jobs(
     return tuple(stored[job.job_id] for job in jobs)
 
 
-def run_once(settings: Settings, node: Node, job: Job, *, say: Say, run_id: str | None = None) -> RawOutput:
+def run_once(settings: Settings, node: Node, job: Job, *, say: Say) -> RawOutput:
     """Run one job on this machine, with lease and guard, and give its raw output back; nothing is stored."""
-    run_id = run_id or keys.run_id(datetime.now(UTC), "bench")
+    run_id = keys.run_id(datetime.now(UTC), "bench")
     with prepared(settings, node, run_id, 1, {job.benchmark}, say) as (machine, waited_s):
         return measure(machine, job, say, lease_wait_s=waited_s)
 

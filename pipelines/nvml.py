@@ -1,4 +1,7 @@
-"""NVML, the library of NVIDIA's driver: what it says of each GPU. It may wait for a driver that is stuck."""
+"""NVML, the library of NVIDIA's driver: what it says of each GPU. It may wait for a driver that is stuck.
+
+Source: https://docs.nvidia.com/deploy/nvml-api/.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +12,13 @@ import pynvml as nvml
 from pipelines.families.nvidia_gpus import REASONS, Gpu, whole_mib
 
 NVMLError = nvml.NVMLError
-_PER_THOUSAND, _PER_MHZ = 1000, 10**6
+_PER_THOUSAND, _PER_MHZ, _PERCENT = 1000, 10**6, 100
+_NOTHING = (
+    nvml.NVML_ERROR_NOT_SUPPORTED,
+    nvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+    nvml.NVML_ERROR_LIBRARY_NOT_FOUND,
+    nvml.NVML_ERROR_DRIVER_NOT_LOADED,
+)
 _LOST = (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED)
 
 Ask = Callable[[Any], Any]
@@ -39,6 +48,23 @@ def _memory_temperature(gpu: Any) -> Any:
     return found.value.uiVal
 
 
+def _memory(gpu: Any) -> Any:
+    """As nvidia-smi counts it: what the driver keeps for itself is not in use. A driver before 510 cannot tell."""
+    try:
+        return nvml.nvmlDeviceGetMemoryInfo(gpu, version=nvml.nvmlMemory_v2)
+    except NVMLError:
+        return nvml.nvmlDeviceGetMemoryInfo(gpu)
+
+
+def _reasons(gpu: Any) -> Any:
+    try:
+        return nvml.nvmlDeviceGetCurrentClocksEventReasons(gpu)
+    except NVMLError as e:
+        if e.value != nvml.NVML_ERROR_FUNCTION_NOT_FOUND:
+            raise
+        return nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)  # its name before driver 535
+
+
 _CORRECTED, _UNCORRECTED = nvml.NVML_MEMORY_ERROR_TYPE_CORRECTED, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED
 _VALUES: Mapping[str, Ask] = {
     "temperature": lambda gpu: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
@@ -49,8 +75,8 @@ _VALUES: Mapping[str, Ask] = {
     "sm_clock_max": _clock(nvml.NVML_CLOCK_SM, most=True),
     "memory_clock": _clock(nvml.NVML_CLOCK_MEM),
     "memory_clock_max": _clock(nvml.NVML_CLOCK_MEM, most=True),
-    "memory_total": lambda gpu: whole_mib(nvml.nvmlDeviceGetMemoryInfo(gpu).total),
-    "memory_used": lambda gpu: whole_mib(nvml.nvmlDeviceGetMemoryInfo(gpu).used),
+    "memory_total": lambda gpu: whole_mib(_memory(gpu).total),
+    "memory_used": lambda gpu: _memory(gpu).used,
     "pcie_generation": nvml.nvmlDeviceGetCurrPcieLinkGeneration,
     "pcie_generation_max": nvml.nvmlDeviceGetMaxPcieLinkGeneration,
     "pcie_width": nvml.nvmlDeviceGetCurrPcieLinkWidth,
@@ -66,7 +92,9 @@ _VALUES: Mapping[str, Ask] = {
     "retired_single": _retired(nvml.NVML_PAGE_RETIREMENT_CAUSE_MULTIPLE_SINGLE_BIT_ECC_ERRORS),
     "retired_double": _retired(nvml.NVML_PAGE_RETIREMENT_CAUSE_DOUBLE_BIT_ECC_ERROR),
     "retirement_pending": nvml.nvmlDeviceGetRetiredPagesPendingStatus,
-    REASONS: nvml.nvmlDeviceGetCurrentClocksThrottleReasons,  # the name that every driver knows
+    REASONS: _reasons,
+    "energy": lambda gpu: nvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / _PER_THOUSAND,  # this and the next: telemetry
+    "utilization": lambda gpu: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu / _PERCENT,
 }
 _TEXTS: Mapping[str, Ask] = {
     "model": nvml.nvmlDeviceGetName,
@@ -95,6 +123,35 @@ def read() -> tuple[Gpu, ...]:
         return tuple(_gpu(index) for index in range(nvml.nvmlDeviceGetCount()))
 
 
+def begin() -> int:
+    """How many GPUs there are to `ask`. NVML stays initialised: it counts its users.
+
+    Raises:
+        NVMLError: there is no driver, or it does not answer.
+    """
+    nvml.nvmlInit()
+    return int(nvml.nvmlDeviceGetCount())
+
+
+def handle(index: int) -> Any:
+    """Raises: NVMLError: this GPU does not answer."""
+    return nvml.nvmlDeviceGetHandleByIndex(index)
+
+
+def ask(key: str, gpu: Any) -> float:
+    """One quantity, in base units.
+
+    Raises:
+        NVMLError: the GPU has no value for it, see `absent`, or does not answer.
+    """
+    return float(_VALUES[key](gpu))
+
+
+def absent(e: Exception) -> bool:
+    """Whether what was raised means that the machine, the GPU or the driver has no such thing."""
+    return isinstance(e, NVMLError) and e.value in _NOTHING
+
+
 @contextmanager
 def _initialized() -> Iterator[None]:
     nvml.nvmlInit()
@@ -106,19 +163,19 @@ def _initialized() -> Iterator[None]:
 
 def _gpu(index: int) -> Gpu:
     try:
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        texts = {name: str(found) for name, found in _answers(_TEXTS, handle)}
-        values = {key: float(found) for key, found in _answers(_VALUES, handle)}
+        gpu = handle(index)
+        texts = {name: str(found) for name, found in _answers(_TEXTS, gpu)}
+        values = {key: float(found) for key, found in _answers(_VALUES, gpu)}
     except NVMLError as e:
         return Gpu(index=index, problem=str(e))
     return Gpu(index=index, texts=texts, values=values)
 
 
-def _answers(asked: Mapping[str, Ask], handle: Any) -> Iterator[tuple[str, Any]]:
+def _answers(asked: Mapping[str, Ask], gpu: Any) -> Iterator[tuple[str, Any]]:
     """What this GPU, under this driver, has a value for. Raises: NVMLError: it is lost."""
-    for name, ask in asked.items():
+    for name, question in asked.items():
         try:
-            yield name, ask(handle)
+            yield name, question(gpu)
         except NVMLError as e:  # this GPU has no such sensor, or the driver does not know the question
             if e.value in _LOST:
                 raise

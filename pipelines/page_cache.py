@@ -3,15 +3,15 @@
 import ctypes
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 from pipelines import mounts
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_ELSEWHERE = {"ramfs", "tmpfs", "zfs"}
 _DROP_CACHES = Path("/proc/sys/vm/drop_caches")
+_KEPT = 0.01  # of the pages: a kernel that was asked to forget a file may keep a few
 
 
 def is_all(path: Path) -> bool:
@@ -20,10 +20,21 @@ def is_all(path: Path) -> bool:
     What lies on tmpfs is nowhere else, and ZFS has a cache of its own, unseen from here; O_DIRECT passes neither.
     """
     mount = mounts.of(path)
-    return mount is None or mount.filesystem not in _ELSEWHERE
+    return mount is None or mount.filesystem not in mounts.WITH_MEMORY_OF_THEIR_OWN
 
 
-def drop(paths: Iterable[Path]) -> None:
+def forget(paths: Sequence[Path]) -> bool:
+    """Whether the bytes of these files of one filesystem are out of memory, where they are wished now.
+
+    Raises: OSError: one of them is not there, or cannot be read.
+    """
+    if not is_all(paths[0]):
+        return False
+    drop(paths)
+    return resident(paths) <= _KEPT
+
+
+def drop(paths: Sequence[Path]) -> None:
     """Ask the kernel to forget the bytes of these files of one filesystem, after they are on the disk.
 
     syncfs(2), then posix_fadvise(2) with POSIX_FADV_DONTNEED. It is a wish: what others have mapped, or what lies on a
@@ -49,14 +60,17 @@ def drop_all() -> bool:
     return True
 
 
-def resident(paths: Iterable[Path]) -> float:
-    """The share of these files' pages that are in memory (mincore(2)), 0 to 1; 0 of empty files."""
+def resident(paths: Sequence[Path]) -> float:
+    """The share of these files' pages that are in memory (mincore(2)), 0 to 1; 0 of empty files.
+
+    Of a file that is somebody else's and that this user may not write, the kernel says that all of it is.
+    """
     total = there = 0
     for path in paths:
-        with path.open("r+b") as file:
+        with path.open("rb") as file:
             if not os.fstat(file.fileno()).st_size:
                 continue
-            with closing(mmap.mmap(file.fileno(), 0)) as mapped:
+            with closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)) as mapped:
                 pages = -(-len(mapped) // mmap.PAGESIZE)
                 seen = (ctypes.c_ubyte * pages)()
                 start = ctypes.c_char.from_buffer(mapped)

@@ -53,7 +53,7 @@ def make(
     entries = [entry.model_copy(update={"repeats": repeats or entry.repeats}) for entry in suite.entries]
     jobs |= {job.job_id: job for job in _paired(run_id, nodes, entries, overrides, rules or tournament.Rules())}
     if not jobs:
-        raise BadSelection(" ".join(node.name for node in nodes), _nothing(suite, nodes))
+        raise BadSelection(" ".join(node.name for node in nodes), next(_left_out(suite, nodes)))
     asked = {name for job in jobs.values() for name in (job.node, job.peer)}
     return Plan(
         run_id=run_id,
@@ -109,7 +109,7 @@ def _lacking(node: Node, entry: SuiteEntry) -> tuple[str, ...]:
 
 
 def _left_out(suite: Suite, nodes: Sequence[Node]) -> Iterator[str]:
-    """A sentence for each benchmark and feature that some nodes lack for it."""
+    """A sentence for each benchmark and feature that some nodes lack for it, and for each that finds no two nodes."""
     watchers = [SuiteEntry(benchmark=name) for entry in suite.entries for name in entry.beside]
     asked = (*suite.entries, *watchers)
     wanted = dict.fromkeys(
@@ -119,11 +119,13 @@ def _left_out(suite: Suite, nodes: Sequence[Node]) -> Iterator[str]:
         without = [node.name for node in nodes if need not in node.features]
         few = ", ".join(without[:3]) + (f" and {len(without) - 3} more" if len(without) > 3 else "")
         yield f"{name} is not run on {few}: the inventory does not give it the feature {need}"
-
-
-def _nothing(suite: Suite, nodes: Sequence[Node]) -> str:
-    without = next(_left_out(suite, nodes), None)
-    return without or f"suite {suite.name} measures between two nodes, and this is one"
+    able = {
+        entry.benchmark: [node.name for node in nodes if not _lacking(node, entry)]
+        for entry in filter(_is_pair, suite.entries)
+    }
+    for name, alone in able.items():
+        if len(alone) == 1:
+            yield f"{name} is not run on {alone[0]}: it measures between two nodes, and there is no other for it"
 
 
 def _check_overrides(suite: Suite, overrides: Mapping[str, Scalar]) -> None:

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import select
 import signal
 import sys
 import time
@@ -15,16 +14,20 @@ from typing import Any
 
 import sh
 
+from pipelines import process_groups
 from pipelines.errors import ToolNotFound, ToolNotStarted
 
-_GRACE_S = 3.0  # between SIGTERM and SIGKILL: enough for fio to write its document
 _KEPT_BYTES = 16 * 2**20  # of each of stdout and stderr; a tool that prints more is not printing a result
 _CHUNK_BYTES = 2**20  # more than a pipe holds (pipe(7)), so that one read empties it
 _PR_SET_PDEATHSIG = 1
 _WARDEN = 'read -r group && [ -n "$group" ] && { read -r ended || kill -KILL "-$group"; }'
 _LIBC = ctypes.CDLL(None)
 _OWN_PROGRAMS = str(Path(sys.executable).parent)  # a worker need not have it on its PATH
-_PASSED_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
+_SET_ENVIRONMENT = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # else CUDA's number of a GPU need not be that of NVML
+_PASSED_ENVIRONMENT = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH"),
+    *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"),
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ def run(
     with _pipes() as (out, err), _warden() as warden:
         started_at = datetime.now(UTC)
         clock = time.monotonic()
-        seen = {name: environ[name] for name in (*_PASSED_ENVIRONMENT, *passed) if name in environ}
+        given = {name: environ[name] for name in (*_PASSED_ENVIRONMENT, *passed) if name in environ}
+        seen = {**_SET_ENVIRONMENT, **given}
         running = _spawn(argv, cwd, seen, warden, out, err)
         child = _Child(running.pid, out, err)
         timed_out = False
@@ -73,7 +77,7 @@ def run(
             started(running.pid)
             timed_out = not child.ends_within(timeout_s)
         finally:
-            _end(running.pid, child.ends_within)
+            process_groups.end(running.pid, child.ends_within)
         duration_s = time.monotonic() - clock
         status = running.process.wait()
         return Completed(
@@ -86,25 +90,6 @@ def run(
             started_at=started_at,
             duration_s=duration_s,
         )
-
-
-def end_group(group: int, start_ticks: int, home: Path) -> bool:
-    """End a process group left behind by an earlier process of ours; whether there was one.
-
-    `start_ticks` (see `start_ticks_of`) tells the group's leader from a later process that was given the same id. Where
-    only the leader's children are left, they are known by their working directory: `home` or below.
-    """
-    now = start_ticks_of(group)
-    if now not in (None, start_ticks) or (now is None and not _works_in(group, home)):
-        return False
-    _end(group, lambda timeout_s: _ends_within(group, timeout_s))
-    return True
-
-
-def signal_group(group: int, number: signal.Signals) -> None:
-    """Send a signal to a process group; nothing happens where it has ended."""
-    with suppress(ProcessLookupError):
-        os.killpg(group, number)
 
 
 def spawn(argv: tuple[str, ...], *, log: Path, environ: Mapping[str, str], parents_end: signal.Signals | None) -> int:
@@ -132,12 +117,6 @@ def spawn(argv: tuple[str, ...], *, log: Path, environ: Mapping[str, str], paren
 def die_with_parent() -> None:
     """To be called in a child that was just forked: it is killed when its parent ends, however that ends."""
     _die_with(os.getppid())
-
-
-def start_ticks_of(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None when there is none, or it has ended already."""
-    stat = _stat(pid)
-    return None if stat is None or stat[0] == "Z" else int(stat[19])
 
 
 class _Pipe:
@@ -182,7 +161,7 @@ class _Child:
         deadline = time.monotonic() + timeout_s
         while True:
             left_s = max(0.0, deadline - time.monotonic())
-            ended, readable = _wait_for(self.pid, tuple(self._open), left_s)
+            ended, readable = process_groups.wait_for(self.pid, tuple(self._open), left_s)
             for descriptor in readable:
                 if not self._open[descriptor].drain():
                     del self._open[descriptor]
@@ -259,56 +238,3 @@ def _die_with(parent: int, how: signal.Signals = signal.SIGKILL) -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, how, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
-
-
-def _end(group: int, ends_within: Callable[[float], bool]) -> None:
-    """SIGTERM if the leader still runs, then SIGKILL to whatever is left of the group, come what may in between."""
-    try:
-        if not ends_within(0):
-            os.killpg(group, signal.SIGTERM)
-            ends_within(_GRACE_S)
-    except ProcessLookupError:
-        return
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(group, signal.SIGKILL)
-
-
-def _ends_within(pid: int, timeout_s: float) -> bool:
-    return _wait_for(pid, (), timeout_s)[0]
-
-
-def _wait_for(pid: int, descriptors: tuple[int, ...], timeout_s: float) -> tuple[bool, tuple[int, ...]]:
-    """Sleep until a process ends or there is something to read (pidfd_open(2)): whether it ended, what is readable."""
-    try:
-        process = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True, descriptors
-    try:
-        poller = select.poll()
-        for descriptor in (process, *descriptors):
-            poller.register(descriptor, select.POLLIN)
-        ready = {descriptor for descriptor, _ in poller.poll(timeout_s * 1000)}
-    finally:
-        os.close(process)
-    return process in ready, tuple(ready - {process})
-
-
-def _works_in(group: int, home: Path) -> bool:
-    """Whether any process of the group has its working directory in `home`."""
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        stat = _stat(int(entry.name))
-        with suppress(OSError):
-            if stat and int(stat[2]) == group and (entry / "cwd").readlink().is_relative_to(home):
-                return True
-    return False
-
-
-def _stat(pid: int) -> list[str] | None:
-    """The fields of proc(5)'s stat from the third on (state, ppid, pgrp, ..); None when there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None

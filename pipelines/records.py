@@ -132,6 +132,13 @@ class Job(Record):
     closes_s: NonNegativeFloat | None = None  # when its round is over, after the beginning of the run's rounds
     again: bool = False  # one more test of a node whose pairs did badly, in rounds of their own
 
+    @property
+    def task(self) -> str:
+        """The task of its node, of those in `stages`, that runs it."""
+        if self.peer:
+            return "exchange_again" if self.again else "exchange"
+        return "measure_devices" if self.device else "measure"
+
 
 class Plan(Record):
     """What one run will do. Written to the store before anything runs; completeness is judged against it."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from pipelines import process
+from pipelines import process, process_groups
 from pipelines.records import Record
 
 
@@ -17,12 +17,12 @@ class Server(Record):
 
     name: str
     pid: int
-    start_ticks: int  # see process.start_ticks_of
+    start_ticks: int  # see process_groups.start_ticks_of
     log: Path
 
     @property
     def running(self) -> bool:
-        return process.start_ticks_of(self.pid) == self.start_ticks
+        return process_groups.start_ticks_of(self.pid) == self.start_ticks
 
 
 def start(
@@ -35,7 +35,7 @@ def start(
 ) -> Server:
     """Start a server that appends to `log`; it is sent `parents_end` when this process ends, however it ends."""
     pid = process.spawn(argv, log=log, environ=environ, parents_end=parents_end)
-    return Server(name=name, pid=pid, start_ticks=process.start_ticks_of(pid) or 0, log=log)
+    return Server(name=name, pid=pid, start_ticks=process_groups.start_ticks_of(pid) or 0, log=log)
 
 
 def first_to_end(

@@ -1,7 +1,6 @@
-"""The only door to fsspec: an object store of create-only keys, on a directory or on S3."""
+"""An object store of create-only keys, on a directory or on S3."""
 
 import os
-import re
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import fsspec
-from fsspec.utils import glob_translate
 from tenacity import (
     Retrying,
     retry_if_exception,
@@ -22,7 +19,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from pipelines import keys
+from pipelines import filesystems, keys
 from pipelines.errors import CorruptObject, KeyNotFound, StoreRefused, StoreUnreachable, UnsafeStore
 from pipelines.settings import Settings
 
@@ -139,19 +136,11 @@ class Store:
 
     def folders_under(self, prefix: str) -> list[str]:
         """The names of the folders that lie in the folder `prefix`, sorted; empty when there is none."""
-        try:
-            found = self._retrying(prefix, lambda: self.filesystem.ls(self.path(prefix), detail=True))
-        except KeyNotFound:
-            return []
-        return sorted(str(each["name"]).rpartition("/")[2] for each in found if each["type"] == "directory")
+        return self._folders(prefix, self.path(prefix))
 
     def roots(self) -> list[str]:
         """The names of the folders at the top, sorted; empty where nothing was written yet."""
-        try:
-            found = self._retrying("plans", lambda: self.filesystem.ls(self._root, detail=True))
-        except KeyNotFound:
-            return []
-        return sorted(str(each["name"]).rstrip("/").rpartition("/")[2] for each in found if each["type"] == "directory")
+        return self._folders("plans", self._root)  # a key, which only errors name
 
     def stat(self, key: str) -> Stored:
         """Raises: KeyNotFound: there is no such object."""
@@ -215,13 +204,20 @@ class Store:
         if winners != 1:
             raise UnsafeStore(self.base_url, winners, _PROBE_WRITERS)
 
+    def _folders(self, key: str, path: str) -> list[str]:
+        try:
+            found = self._retrying(key, lambda: self.filesystem.ls(path, detail=True))
+        except KeyNotFound:
+            return []
+        return sorted(str(each["name"]).rstrip("/").rpartition("/")[2] for each in found if each["type"] == "directory")
+
     def _stored(self, path: str, info: Mapping[str, Any]) -> Stored:
         at = info["LastModified"] if "LastModified" in info else datetime.fromtimestamp(info["mtime"], UTC)
         return Stored(str(path).removeprefix(f"{self._root}/"), int(info["size"]), at)
 
     def _create_local(self, path: str, data: bytes) -> bool:
         try:
-            _publish_file(Path(path), data, _link_new)
+            _publish_file(Path(path), data, os.link)
         except FileExistsError:
             return False
         return True
@@ -230,14 +226,14 @@ class Store:
         try:  # one put, never multipart: Ceph RGW ignores the condition when a multipart upload completes
             self.filesystem.pipe_file(path, data, mode="create", chunksize=len(data) + 1)
         except OSError as e:
-            if isinstance(e, FileExistsError) or _aws_code(e) == "PreconditionFailed":
+            if isinstance(e, FileExistsError) or filesystems.aws_code(e) == "PreconditionFailed":
                 return False
             raise
         return True
 
     def _retrying(self, key: str, call: Callable[[], T]) -> T:
         retrying = Retrying(
-            retry=retry_if_exception(_is_transient),
+            retry=retry_if_exception(filesystems.is_transient),
             stop=stop_all(stop_after_delay(self.retry_s), stop_after_attempt(2)),  # the first may take all of the time
             wait=wait_exponential_jitter(multiplier=0.1, max=5.0, jitter=0.1),
             reraise=True,
@@ -245,15 +241,15 @@ class Store:
         try:
             return retrying(call)
         except FileNotFoundError as e:
-            if _aws_code(e) == "NoSuchBucket":
+            if filesystems.aws_code(e) == "NoSuchBucket":
                 raise StoreRefused(self.url(key), "there is no such bucket") from e
             raise KeyNotFound(self.url(key)) from e
         except Exception as e:
-            if _is_transient(e):
+            if filesystems.is_transient(e):
                 attempts = int(retrying.statistics["attempt_number"])
                 raise StoreUnreachable(self.url(key), attempts, f"{type(e).__name__}: {e}") from e
-            if isinstance(e, OSError) or _is_botocore(e):
-                raise StoreRefused(self.url(key), _problem(e)) from e
+            if filesystems.is_refusal(e):
+                raise StoreRefused(self.url(key), filesystems.problem(e)) from e
             raise
 
 
@@ -268,54 +264,10 @@ def open_store(settings: Settings) -> Store:
         root = Path(url.removeprefix("file://")).absolute()
         if "%" in str(root):  # delta-rs 1.6 decodes a path twice
             raise StoreRefused(url, "the directory's name has a percent sign, which the table format misreads")
-        return Store(root.as_uri(), _local_filesystem, str(root), settings)
+        return Store(root.as_uri(), filesystems.local, str(root), settings)
     if not url.startswith("s3://"):
         raise StoreRefused(url, "FLEETMARK_STORE must be a file:// or an s3:// URL")
-    return Store(url, partial(s3_filesystem, settings.s3_endpoint), url.removeprefix("s3://"), settings)
-
-
-def other_filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec filesystem behind a URL of any kind, and the path in it.
-
-    Raises:
-        StoreRefused: fsspec knows no such kind of URL, or what it needs for that is not installed.
-    """
-    try:
-        filesystem, path = fsspec.url_to_fs(url, use_listings_cache=False)
-    except (ValueError, ImportError) as e:
-        raise StoreRefused(url, str(e)) from e
-    return filesystem, str(path)
-
-
-def glob_matcher(pattern: str) -> Callable[[str], bool]:
-    """Whether a path matches a glob as fsspec reads it: `*` within a folder, `**` across folders."""
-    matches = re.compile(glob_translate(pattern)).match
-    return lambda path: matches(path) is not None
-
-
-def _local_filesystem() -> Any:
-    return fsspec.filesystem("file", auto_mkdir=True)
-
-
-def s3_filesystem(endpoint: str | None) -> Any:
-    """An S3 server through s3fs: each call asks the server, once."""
-    plain_http = (endpoint or "").startswith("http://")
-    filesystem = fsspec.filesystem(
-        "s3",
-        endpoint_url=endpoint,
-        client_kwargs={"region_name": os.environ.get("AWS_REGION")},  # boto reads AWS_DEFAULT_REGION alone
-        use_listings_cache=False,
-        skip_instance_cache=True,
-        config_kwargs={
-            "retries": {"total_max_attempts": 1},  # one place retries: Store._retrying
-            "connect_timeout": 5,
-            "read_timeout": 60,
-            # over plain http boto hashes every body for the signature, at a sixth of the speed; our keys carry hashes
-            "s3": {"addressing_style": "path", "payload_signing_enabled": not plain_http},
-        },
-    )
-    filesystem.retries = 1
-    return filesystem
+    return Store(url, partial(filesystems.s3, settings.s3_endpoint), url.removeprefix("s3://"), settings)
 
 
 def _files_under(root: str) -> dict[str, dict[str, Any]]:
@@ -351,39 +303,3 @@ def _publish_file(path: Path, data: bytes, publish: Callable[[Path, Path], objec
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _link_new(temporary: Path, path: Path) -> None:
-    path.hardlink_to(temporary)
-
-
-_TRANSIENT_AWS = {
-    "SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "ConditionalRequestConflict",
-    "500", "502", "503", "504",
-}  # fmt: skip
-
-
-def _aws_code(e: BaseException) -> str | None:
-    """The S3 error code behind an exception of s3fs, which wraps botocore's."""
-    response = getattr(e.__cause__ or e, "response", None)
-    return str(response["Error"].get("Code")) if isinstance(response, dict) else None
-
-
-def _problem(e: BaseException) -> str:
-    code = _aws_code(e) or type(e).__name__
-    return code if str(e) in {"", "None"} else f"{code}: {e}"  # Ceph RGW sends codes without a message
-
-
-def _is_botocore(e: BaseException) -> bool:
-    return type(e).__module__.startswith(("botocore", "aiobotocore", "aiohttp"))
-
-
-def _is_transient(e: BaseException) -> bool:
-    if isinstance(e, TimeoutError | ConnectionError) or _aws_code(e) in _TRANSIENT_AWS:
-        return True
-    if not _is_botocore(e):
-        return False
-    from aiohttp import ClientError  # loaded with s3fs, and only then
-    from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError, HTTPClientError
-
-    return isinstance(e, HTTPClientError | EndpointConnectionError | ConnectTimeoutError | ClientError)

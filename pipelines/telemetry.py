@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipelines import gauges
+from pipelines import gauges, nvml
 from pipelines.gauges import Gauge
 from pipelines.records import Telemetry
 from pipelines.tracks import MOST_SAMPLES, Track
@@ -80,7 +80,7 @@ class Sampler:
         try:
             readings = gauge.read()
         except gauges.UNREADABLE as e:
-            if not gauges.absent(e):
+            if not nvml.absent(e):
                 self._notes.append(f"{gauge.source}: {gauge.what} is not read: {str(e)[:200]}")
             return False
         at_s = time.monotonic() - self._begun_at

@@ -60,14 +60,14 @@ def judge(descriptor: Benchmark, printed: str) -> Tool:
             reason = printed.strip()
         return Tool(descriptor.tool, refusal=Refusal(outcome=Outcome.NOT_MEASURED, reason=reason))
     simulated = SIMULATED in printed
-    if _numbers(version) < descriptor.minimum_version:
+    if numbers(version) < descriptor.minimum_version:
         wanted = ".".join(str(part) for part in descriptor.minimum_version)
         reason = f"{descriptor.tool} {version} is too old; {wanted} or later is needed: {descriptor.install_hint}"
         return Tool(descriptor.tool, version, simulated, Refusal(outcome=Outcome.CONFIG, reason=reason))
     return Tool(descriptor.tool, version, simulated)
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def numbers(version: str) -> tuple[int, ...]:
     """(3, 36) of "3.36-5-g1234"."""
     found = re.match(r"\D*(\d{1,9}(?:\.\d{1,9})*)", version)
     return tuple(int(part) for part in found[1].split(".")) if found else ()

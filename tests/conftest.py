@@ -25,7 +25,7 @@ _FIRST = (
     "fleet/test_celery.py",
     "integration/test_demo.py",
 )  # they take long
-_ONE_FLEET = ("credentials", "faults", "fleet", "pairs", "tls")
+_ONE_FLEET = ("credentials", "disks", "faults", "fleet", "pairs", "tls")
 _ONE_AIRFLOW = ("airflow", "airflow_ui", "approval", "datasets")
 _TOGETHER = {
     **{f"fleet/test_{name}.py": "fleet" for name in _ONE_FLEET},

@@ -27,6 +27,7 @@ class ModelServer:
     status: int = 200
     has_metrics: bool = True
     sends_usage: bool = True
+    says: str = "content"  # what it calls the words of an answer
     is_endless: bool = False  # after the first request its answers have no end
     breaks_off_at: int | None = None  # and at every later request
     begins_anew_at: int | None = None
@@ -65,7 +66,7 @@ class ModelServer:
         await answer.prepare(request)
         endless = self.is_endless and len(self.asked) > 1
         for number in itertools.count() if endless else range(body["max_tokens"]):
-            await _send(answer, {"choices": [{"index": 0, "delta": {"content": f" {number}"}}]})
+            await _send(answer, {"choices": [{"index": 0, "delta": {self.says: f" {number}"}}]})
             if self.breaks_off_at is not None and len(self.asked) >= self.breaks_off_at:
                 assert request.transport is not None
                 request.transport.close()

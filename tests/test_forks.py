@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import forks, process
+from pipelines import forks, process_groups
 from pipelines.errors import KeyNotFound, WorkerLost
 from tests import processes
 
@@ -41,7 +41,7 @@ def test_forks_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     with_parent.kill()
     with_parent.join()
     deadline = time.monotonic() + 30
-    while any(process.start_ticks_of(pid) is not None for pid in forked):
+    while any(process_groups.start_ticks_of(pid) is not None for pid in forked):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 

@@ -8,10 +8,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from pipelines.benchmark import Benchmark, Command, Cost, Metric, Workplace
 from pipelines.errors import UnknownOutput
+from pipelines.families import asked
 from pipelines.records import Measurement, Outcome, Parsed, RawOutput, Record, Unit
 
 _TOOL = "sysbench"
@@ -22,7 +23,7 @@ _SETTLING_S = 0.5
 _PATTERNS = {
     "threads": r"^Number of threads: (\d{1,6})$",
     "rate": r"^ +events per second: +(\d{1,12}\.\d+)$",
-    "seconds": r"^ +total time: +(\d{1,9}\.\d+)s$",
+    "seconds": r"^ +(?:total time|time elapsed): +(\d{1,9}\.\d+)s$",  # as 1.0 and as 1.1 calls it
     "events": r"^ +total number of events: +(\d{1,15})$",
     "mean": r"^ +avg: +(\d{1,9}\.\d+)$",
     "max": r"^ +max: +(\d{1,9}\.\d+)$",
@@ -80,12 +81,9 @@ def parse(raw: RawOutput) -> Parsed:
     Raises:
         UnknownOutput: sysbench ended well and printed something else than its report.
     """
-    if raw.refusal is not None:
-        return Parsed(outcome=raw.refusal.outcome, reason=raw.refusal.reason)
-    try:
-        params = Params.model_validate(dict(raw.job.params))
-    except ValidationError as e:
-        raise UnknownOutput(_TOOL, "a job with parameters of this benchmark", str(dict(raw.job.params))) from e
+    params = asked.params(raw, Params, _TOOL)
+    if isinstance(params, Parsed):
+        return params
     if raw.timed_out or raw.signal is not None:
         how = f"after {raw.job.timeout_s:g} s" if raw.timed_out else f"by signal {raw.signal}"
         return Parsed(outcome=Outcome.TRUNCATED, reason=f"{_TOOL} was ended {how}")

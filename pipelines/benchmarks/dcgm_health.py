@@ -1,5 +1,6 @@
 """dcgm_health: what DCGM's watches saw of the GPUs and links of a node, without putting load on them (dcgmi health)."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated
 
@@ -14,6 +15,9 @@ _PROBE = "dcgm_health"
 _CALLS_S = 5.0
 _OVERALL = "Overall Health"
 _VALUES = {"Healthy": 1, "Warning": 0, "Failure": 0}
+_NAMES = dict.fromkeys(
+    ("Internal error", ""), "unnamed"
+)  # the first is what dcgmi calls a system that it does not know
 _NOTES, _NOTE_LENGTH = 64, 500
 
 
@@ -110,13 +114,15 @@ def _read(printed: str) -> Mapping[str, _Node]:
 def _entities(report: Mapping[str, _Node]) -> Iterator[tuple[Labels, _Node]]:
     for group, found in report.items():
         for number, node in found.children.items():
+            if not re.fullmatch(r"\d{1,10}", number):
+                raise UnknownOutput(dcgm_tool.TOOL, "the number of a GPU, a switch or a link", number)
             yield ({"gpu": number} if group == "GPU" else {"entity": f"{group} {number}"}), node
 
 
 def _systems(node: _Node) -> Mapping[str, _Node]:
     """`memory` of "Memory system", and what is said of it."""
-    errors = node.children.get("Errors", _Node())
-    return {name.removesuffix(" system").lower().replace(" ", "_"): each for name, each in errors.children.items()}
+    errors = node.children.get("Errors", _Node()).children
+    return {_NAMES.get(name, name.removesuffix(" system").lower().replace(" ", "_")): errors[name] for name in errors}
 
 
 def _parts(report: Mapping[str, _Node]) -> Iterator[Measurement]:
@@ -158,8 +164,9 @@ BENCHMARK = Benchmark(
     name="dcgm_health",
     title="Health of the GPUs as DCGM watches them (dcgmi health)",
     caveat="It puts no load on anything: it says what the driver reported meanwhile. Where nothing was watched "
-    "before, that is a minute in which the GPUs did nothing, and errors that need load do not show. DCGM names only "
-    "what is not healthy: a GPU without a row of its own is covered by the row of the node.",
+    "before, that is a minute in which the GPUs did nothing, and errors that need load do not show. Where somebody "
+    "watches all the time, DCGM warns of power on any GPU that was at its limit for a moment, as busy ones are. It "
+    "names only what is not healthy: a GPU without a row of its own is covered by the row of the node.",
     cadence="nightly",
     tool=probe_tool.PROGRAM,
     minimum_version=dcgm_tool.MINIMUM_VERSION,

@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from pipelines.benchmark import Benchmark, Command, Cost, Metric, Workplace
 from pipelines.errors import UnknownOutput
-from pipelines.families import stream_results
+from pipelines.families import asked, stream_results
 from pipelines.families.stream_results import TOOL, Rates
 from pipelines.records import Measurement, Outcome, Parsed, RawOutput, Record
 
@@ -44,10 +44,19 @@ def cost(params: Params) -> Cost:
     return Cost(seconds=params.duration_s + stream_results.SETTLING_S, written_bytes=0)
 
 
+def memory(params: Params, cpus: int) -> int:
+    """Where the kernel ends an instance for want of memory, stress-ng says nothing of it and ends well."""
+    return stream_results.ARRAYS * params.array_bytes * _instances(params, cpus)
+
+
+def _instances(params: Params, cpus: int) -> int:
+    return cpus if params.processors == "all" else 1
+
+
 def command(params: Params, workplace: Workplace) -> Command:
     return Command(
         argv=stream_results.argv(
-            instances=workplace.cpus if params.processors == "all" else 1,
+            instances=_instances(params, workplace.cpus),
             array_bytes=params.array_bytes,
             duration_s=params.duration_s,
             output=workplace.output,
@@ -65,12 +74,9 @@ def parse(raw: RawOutput) -> Parsed:
     Raises:
         UnknownOutput: stress-ng ended well and wrote something else than its document.
     """
-    if raw.refusal is not None:
-        return Parsed(outcome=raw.refusal.outcome, reason=raw.refusal.reason)
-    try:
-        params = Params.model_validate(dict(raw.job.params))
-    except ValidationError as e:
-        raise UnknownOutput(TOOL, "a job with parameters of this benchmark", str(dict(raw.job.params))) from e
+    params = asked.params(raw, Params, TOOL)
+    if isinstance(params, Parsed):
+        return params
     if failure := _failure(raw):
         return failure
     instances = stream_results.instances(raw.argv)
@@ -78,7 +84,11 @@ def parse(raw: RawOutput) -> Parsed:
         raise UnknownOutput(TOOL, "a run of stream with a document", raw.output or raw.stdout)
     rates = stream_results.read(raw.output, instances)
     if rates is None:
-        return Parsed(outcome=Outcome.TRUNCATED, reason="it gives no rate; its loops took less than 4.5 s")
+        reason = "it gives no rate: an instance was ended, or had less than 4.5 s for its loops"
+        return Parsed(outcome=Outcome.TRUNCATED, reason=reason)
+    if not rates.is_whole(params.duration_s):
+        reason = f"its instances ran for {rates.seconds:g} of {params.duration_s} s, in the mean: some were ended"
+        return Parsed(outcome=Outcome.TRUNCATED, reason=reason)
     return Parsed(outcome=Outcome.OK, measurements=tuple(_measurements(params, rates, instances)))
 
 
@@ -129,4 +139,5 @@ BENCHMARK = Benchmark(
     command=command,
     version=stream_results.version,
     parse=parse,
+    memory=memory,
 )

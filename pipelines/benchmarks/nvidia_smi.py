@@ -13,14 +13,6 @@ from pipelines.families.nvidia_gpus import Gpu
 from pipelines.records import Labels, Measurement, Outcome, Parsed, RawOutput, Record
 
 _PROBE = "nvidia_smi"
-_REASONS = {  # bits of nvmlClocksEventReasons (nvml.h) that keep a clock down; idle and what was set do not throttle
-    "sw_power_cap": 0x4,
-    "hw_slowdown": 0x8,
-    "sync_boost": 0x10,
-    "sw_thermal": 0x20,
-    "hw_thermal": 0x40,
-    "hw_power_brake": 0x80,
-}
 _QUANTITIES = {quantity.key: quantity for quantity in nvidia_gpus.QUANTITIES}
 _MASK_BITS = 64
 
@@ -56,9 +48,10 @@ def parse(raw: RawOutput) -> Parsed:
         raise UnknownOutput(probe_tool.PROGRAM, "each GPU of the node once", raw.stdout)
     if not gpus:
         return Parsed(outcome=Outcome.NOT_MEASURED, reason="the driver tells of no GPU")
-    answering = sum(gpu.problem is None and bool(gpu.values) for gpu in gpus)
+    silent = {gpu.index: gpu.problem or "it has no value for anything" for gpu in gpus if gpu.problem or not gpu.values}
+    answering = len(gpus) - len(silent)
     measurements = [Measurement(metric="gpus", value=answering, unit="1"), *(m for gpu in gpus for m in _of(gpu))]
-    notes = [f"gpu {gpu.index} does not answer: {gpu.problem}"[:500] for gpu in gpus if gpu.problem]
+    notes = [f"gpu {index} does not answer: {problem}"[:500] for index, problem in silent.items()]
     notes += [f"NVML was not read: {document.nvml}"[:500]] if document.nvml else []
     notes += [_inventory(gpu) for gpu in gpus if gpu.texts]
     return Parsed(outcome=Outcome.OK, measurements=tuple(measurements), notes=tuple(notes))
@@ -74,18 +67,18 @@ def _of(gpu: Gpu) -> Iterator[Measurement]:
         quantity = _QUANTITIES.get(key)
         if key == nvidia_gpus.REASONS:
             yield from _throttled(value, labels)
-        elif quantity is not None:
+        elif quantity is not None and (value or not BENCHMARK.metric(quantity.metric).low):  # else 0 stands for nothing
             found = {**labels, **quantity.labels}
             yield Measurement(metric=quantity.metric, value=value, unit=quantity.unit, labels=found)
-    width, most = gpu.values.get("pcie_width"), gpu.values.get("pcie_width_max")
-    if width and most and width <= most:
-        yield Measurement(metric="pcie_width_share", value=width / most, unit="ratio", labels=labels)
+    width, most = gpu.values.get("pcie_width", 0), gpu.values.get("pcie_width_max", 0)
+    if most and 0 < (share := width / most) <= 1:
+        yield Measurement(metric="pcie_width_share", value=share, unit="ratio", labels=labels)
 
 
 def _throttled(mask: float, labels: Labels) -> Iterator[Measurement]:
     if mask != int(mask) or not 0 <= mask < 2**_MASK_BITS:
         raise UnknownOutput(probe_tool.PROGRAM, "a bit mask of clock event reasons", str(mask))
-    for reason, bit in _REASONS.items():
+    for reason, bit in nvidia_gpus.HELD_DOWN.items():
         value = int(bool(int(mask) & bit))
         yield Measurement(metric="throttled", value=value, unit="ratio", labels={**labels, "reason": reason})
 
@@ -116,7 +109,9 @@ BENCHMARK = Benchmark(
         Metric("memory_clock", "Hz", "neither", 1e6, 1e11, "of the memory now"),
         Metric("memory_clock_max", "Hz", "higher", 1e6, 1e11, "that the memory may have"),
         Metric("memory_total", "B", "higher", 2**20, 1e14, "of the GPU's memory"),
-        Metric("memory_used", "B", "lower", 0.0, 1e14, "of it, with what the driver keeps"),
+        Metric(
+            "memory_used", "B", "lower", 0.0, 1e14, "of it; before driver 510 with what the driver keeps for itself"
+        ),
         Metric("pcie_generation", "1", "neither", 1.0, 10.0, "of the link now; it falls when the GPU is idle"),
         Metric("pcie_generation_max", "1", "higher", 1.0, 10.0, "that GPU and slot can have"),
         Metric("pcie_width", "1", "higher", 1.0, 32.0, "lanes of the link now"),

@@ -1,10 +1,7 @@
 """perftest: what RDMA carries between two nodes, and how long a message takes; from host or GPU memory."""
 
-from pydantic import ValidationError
-
 from pipelines.benchmark import Benchmark, Command, Pair, Peer, Workplace
-from pipelines.errors import UnknownOutput
-from pipelines.families import perftest_results, perftest_tool
+from pipelines.families import asked, perftest_results, perftest_tool
 from pipelines.families.perftest_results import Ended
 from pipelines.families.perftest_tool import Params
 from pipelines.records import Parsed, RawOutput
@@ -41,23 +38,11 @@ def parse(raw: RawOutput) -> Parsed:
     Raises:
         UnknownOutput: perftest ended well and printed something else than its results.
     """
-    if raw.refusal is not None:
-        return Parsed(outcome=raw.refusal.outcome, reason=raw.refusal.reason)
-    try:
-        params = Params.model_validate(dict(raw.job.params))
-    except ValidationError as e:
-        raise UnknownOutput("perftest", "a job with parameters of this benchmark", str(dict(raw.job.params))) from e
-    ended = Ended(
-        argv=raw.argv,
-        exit_status=raw.exit_status,
-        signal=raw.signal,
-        timed_out=raw.timed_out,
-        timeout_s=raw.job.timeout_s,
-        stdout=raw.stdout,
-        stderr=raw.stderr,
-        output=raw.output,
-    )
-    return perftest_results.parse(ended, params)
+    params = asked.params(raw, Params, "perftest")
+    if isinstance(params, Parsed):
+        return params
+    ended = Ended.model_validate({name: getattr(raw, name) for name in Ended.model_fields})
+    return perftest_results.parse(ended, params, raw.job.timeout_s)
 
 
 BENCHMARK = Benchmark(

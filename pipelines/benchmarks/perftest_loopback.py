@@ -1,39 +1,21 @@
 """perftest_loopback: what one RDMA adapter of this node carries to itself; no other node and no switch is in it."""
 
-from pydantic import ValidationError
-
 from pipelines.benchmark import Benchmark, Command, Cost, Workplace
-from pipelines.errors import UnknownOutput
-from pipelines.families import perftest_results, perftest_tool, probe_tool
+from pipelines.families import asked, perftest_results, perftest_tool, probe_tool
 from pipelines.families.perftest_results import Ended
 from pipelines.families.perftest_tool import Params
-from pipelines.records import Parsed, RawOutput, Record
+from pipelines.records import Parsed, RawOutput
 
 _PROBE = "perftest_loopback"
 _STARTING_S = 2.0  # two programs and the probe
 _WITHIN = 3.0  # times what is expected; the job's own timeout is longer
 
 
-class _Program(Record):
-    """How client or server ended."""
-
-    argv: tuple[str, ...]
-    exit_status: int | None
-    signal: int | None
-    timed_out: bool
-    stdout: str
-    stderr: str
-
-
-class _Client(_Program):
-    output: str | None
-
-
 class _Document(probe_tool.Printed):
     """What the probe prints. No server: it did not end by itself."""
 
-    client: _Client
-    server: _Program | None
+    client: Ended
+    server: Ended | None
 
 
 def cost(params: Params) -> Cost:
@@ -56,28 +38,15 @@ def parse(raw: RawOutput) -> Parsed:
     found = probe_tool.read(raw, _PROBE, _Document)
     if isinstance(found, Parsed):
         return found
-    try:
-        params = Params.model_validate(dict(raw.job.params))
-    except ValidationError as e:
-        raise UnknownOutput(_PROBE, "a job with parameters of this benchmark", str(dict(raw.job.params))) from e
-    return perftest_results.parse(_ended(raw, found), params)
+    params = asked.of_run(raw, Params, _PROBE)
+    return perftest_results.parse(_telling(found), params, raw.job.timeout_s)
 
 
-def _ended(raw: RawOutput, document: _Document) -> Ended:
-    """The client; or the server, where the client met none because it had failed."""
+def _telling(document: _Document) -> Ended:
+    """How the client ended; or the server, where the client met none because it had failed."""
     client, server = document.client, document.server
     met_none = perftest_results.unanswered(client.stdout, client.stderr) is not None
-    who = server if met_none and server is not None and server.exit_status else client
-    return Ended(
-        argv=who.argv,
-        exit_status=who.exit_status,
-        signal=who.signal,
-        timed_out=who.timed_out,
-        timeout_s=raw.job.timeout_s,
-        stdout=who.stdout,
-        stderr=who.stderr,
-        output=client.output if who is client else None,
-    )
+    return server if met_none and server is not None and (server.exit_status or server.signal) else client
 
 
 BENCHMARK = Benchmark(

@@ -9,7 +9,8 @@ from pipelines import console
 from pipelines.commands import options
 
 if TYPE_CHECKING:
-    from pipelines.records import Job, Parsed, Scalar
+    from pipelines.records import Job, Node, Parsed, Scalar
+    from pipelines.settings import Settings
 
 
 @click.group(cls=console.Verbs)
@@ -74,13 +75,16 @@ def show(name: str, as_json: bool) -> None:
 )
 @options.as_json
 def run_(name: str, params: "dict[str, Scalar]", node: str | None, files: str | None, as_json: bool) -> None:
-    """Run one benchmark once and print what it measured. Nothing is landed."""
-    from pipelines import benchmark, energy, inventory, settings
+    """Run one benchmark once and print what it measured. Nothing is landed.
+
+    Without an inventory it is this machine, and what it writes lies under FLEETMARK_HOME.
+    """
+    from pipelines import benchmark, energy, settings
     from pipelines.node import run_once
     from pipelines.records import Outcome
 
     current = settings.load()
-    (place,) = inventory.select(inventory.load(current.inventory), (node or current.node_name,))
+    place = _place(current, node)
     if files:
         place = place.model_copy(update={"files": files})
     descriptor = benchmark.get(name)
@@ -130,6 +134,22 @@ def new(name: str, as_json: bool) -> None:
     )
 
 
+def _place(current: "Settings", name: str | None) -> "Node":
+    """The node as the inventory has it; where nobody named one, and there is none at its usual place, this machine."""
+    from pathlib import Path
+
+    from pipelines import inventory
+    from pipelines.records import Node
+
+    usual = Path.cwd() / type(current).model_fields["inventory"].default
+    if name is None and current.inventory == usual and not usual.exists():
+        here = Node(name=current.node_name, queue=current.node_name, scratch="scratch")
+        console.say(f"there is no inventory here; what is written lies in {current.home / here.scratch}")
+        return here
+    (place,) = inventory.select(inventory.load(current.inventory), (name or current.node_name,))
+    return place
+
+
 def _job(descriptor: Any, node: str, params: "dict[str, Scalar]") -> "Job":
     from pipelines import keys, plan
     from pipelines.records import SuiteEntry
@@ -140,15 +160,20 @@ def _job(descriptor: Any, node: str, params: "dict[str, Scalar]") -> "Job":
 
 
 def _show(parsed: "Parsed") -> None:
+    """A row for each measurement, and above them the labels that all of them have."""
     from pipelines.tables.render import format_value
 
-    console.table(
-        ("metric", "value", "labels"),
-        [
-            (m.metric, format_value(m.value, m.unit), " ".join(f"{k}={v}" for k, v in m.labels.items()))
-            for m in parsed.measurements
-        ],
-    )
+    measured = parsed.measurements
+    shared = dict(set.intersection(*(set(m.labels.items()) for m in measured))) if measured else {}
+    if shared:
+        click.echo(" ".join(f"{name}={shared[name]}" for name in measured[0].labels if name in shared) + "\n")
+    if measured:
+        own = [[f"{name}={value}" for name, value in m.labels.items() if name not in shared] for m in measured]
+        rows = zip(measured, own, strict=True)
+        console.table(
+            ("metric", "value", "labels" if any(own) else ""),
+            [(m.metric, format_value(m.value, m.unit), " ".join(labels)) for m, labels in rows],
+        )
     for note in parsed.notes:
         console.say(note)
 

@@ -49,6 +49,8 @@ def run(as_json: bool, **asked: Any) -> None:
     if any(benchmark.get(job.benchmark).device for job in made.jobs):
         raise click.UsageError(f"suite {made.suite} {options.ONLY_IN_AIRFLOW}")
     made = stages.publish_plan(store, made)
+    for sentence in made.left_out:
+        console.say(sentence)
     console.say(f"run {made.run_id}: {len(made.jobs)} jobs, about {sum(job.seconds for job in made.jobs):.0f} s")
     stages.measure(current, store, made.run_id, _only_node(made), 1, console.say)
     _land(store, made.run_id, as_json)
@@ -113,6 +115,8 @@ def suites(as_json: bool) -> None:
     folder = settings.load().suites
     found = [suites.load(folder, name) for name in suites.names(folder)]
     takes = {suite.name: plan.takes(suite) for suite in found}
+    if not found:
+        console.say(f"there is no suite in {folder}")
     if as_json:
         return console.emit([{**suite.model_dump(mode="json"), **vars(takes[suite.name])} for suite in found])
     return console.table(

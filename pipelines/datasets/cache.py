@@ -185,8 +185,8 @@ class Cache:
     def gc(self) -> tuple[str, ...]:
         """Remove what nobody will use again: abandoned downloads, damaged files, notes without a shard. What went."""
         with self.locked():
-            going = [path for path in self._files("partial") if cachespace.age_s(path) > _ABANDONED_S]
-            gone = [path for path in going if sharedfiles.removed(path)]
+            abandoned = [path for path in self._files("partial") if cachespace.age_s(path) > _ABANDONED_S]
+            gone = [path for path in abandoned if sharedfiles.removed(path)]
             going = self._files("damaged")
             going += [path for path in self._files("notes") if not self.path(path.name).exists()]
             # what a killed process was writing
@@ -210,11 +210,11 @@ class Cache:
         how = fcntl.LOCK_EX | fcntl.LOCK_NB
         with self.locked():  # in which they are made and locked
             locks = {folder: sharedfiles.locked(folder, how) for folder in self.files()}
-        for folder, descriptor in locks.items():
-            if descriptor is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-                os.close(descriptor)
-        return [folder for folder, descriptor in locks.items() if descriptor is not None]
+        left = {folder: descriptor for folder, descriptor in locks.items() if descriptor is not None}
+        for folder, descriptor in left.items():
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(descriptor)
+        return list(left)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

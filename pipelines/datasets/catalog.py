@@ -94,12 +94,9 @@ def load_version(store: Store, dataset: str, version: str) -> Manifest:
     """Raises: Unknown: there is no such version. CorruptObject: see `load`."""
     key = names.version_key(dataset, version)
     try:
-        found = manifest.read_manifest(store.read(key, _MOST_BYTES), store.url(key))
+        return manifest.read_version(store.read(key, _MOST_BYTES), store.url(key), dataset, version)
     except KeyNotFound as e:
         raise Unknown(f"version of {dataset}", version, tuple(sorted(versions(store, dataset))[:_NAMED])) from e
-    if (found.dataset, found.version) != (dataset, version):
-        raise CorruptObject(store.url(key), f"it is the manifest of {found.reference}")
-    return found
 
 
 def index_of(store: Store, dataset: str, shard: Shard) -> Index:

@@ -29,8 +29,9 @@ COLLECTING_AT_MOST = timedelta(minutes=30)
 
 _RENEWED_EVERY_S = 1.0
 _VALID_S = 10.0  # a collector begins no deletion when its last renewal began longer ago
-_ENDS_WITHIN_S = 65.0  # the longest that one request to a server takes: connect and read timeout of storage.py
+_ENDS_WITHIN_S = 65.0  # the longest that one request to a server takes: connect and read timeout, `filesystems.s3`
 _ASKED_EVERY_S = 0.2
+_WAIT_S = 3600.0  # of a publication for the collector, which takes minutes
 
 
 class Claim:
@@ -101,7 +102,7 @@ def collecting(store: Store, dataset: str, collector: str) -> Iterator[tuple[Cla
         store.delete(claim.key)
 
 
-def publishing(store: Store, dataset: str, publication: str, wait_s: float) -> None:
+def publishing(store: Store, dataset: str, publication: str, wait_s: float = _WAIT_S) -> None:
     """Put up, or renew, the flag of a publication; then wait until no collector is at work.
 
     Raises:

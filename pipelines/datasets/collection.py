@@ -16,11 +16,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
-import zstandard
 from pydantic import AwareDatetime, NonNegativeFloat, NonNegativeInt, ValidationError
 
-from pipelines.datasets import catalog, claims, names
-from pipelines.datasets.manifest import Manifest, Shard, read_manifest
+from pipelines.datasets import catalog, claims, names, publications
+from pipelines.datasets.manifest import Manifest, Shard, read_version
 from pipelines.datasets.publications import Packed, PackedChunk
 from pipelines.errors import CorruptObject, KeyNotFound
 from pipelines.records import Name, Record
@@ -185,10 +184,7 @@ def _manifest(store: Store, dataset: str, key: str) -> Manifest:
     except KeyNotFound:
         is_removed = key == names.removed_key(dataset, version)
         data = store.read((names.version_key if is_removed else names.removed_key)(dataset, version))
-    found = read_manifest(data, store.url(key))
-    if (found.dataset, found.version) != (dataset, version):
-        raise CorruptObject(store.url(key), f"it is the manifest of {found.reference}")
-    return found
+    return read_version(data, store.url(key), dataset, version)
 
 
 def _publications(deciding: _Deciding) -> None:
@@ -272,11 +268,9 @@ def _records(store: Store, keys: Sequence[str], record: type[R]) -> Iterator[R]:
 
     def read(key: str) -> R | None:
         try:
-            return record.model_validate_json(zstandard.decompress(store.read(key)))
+            return publications.read(store, key, record)
         except KeyNotFound:
             return None
-        except (zstandard.ZstdError, ValidationError) as e:
-            raise CorruptObject(store.url(key), str(e)) from e
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for portion in portions(keys, _AT_ONCE):

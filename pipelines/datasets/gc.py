@@ -24,8 +24,6 @@ _TICK = timedelta(seconds=1)  # of times that servers tell
 
 Say = Callable[[str], None]
 
-__all__ = ["Collection", "Doomed", "Kind", "collect", "plan"]
-
 
 def collect(
     store: Store,

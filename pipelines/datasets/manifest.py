@@ -5,8 +5,7 @@ the same way is the same version on any machine; who published it when, from whe
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, pairwise
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import xxhash
@@ -90,7 +89,7 @@ class Provenance(Record):
 
     source: str  # URL
     listing: Sha256  # of every source file's name, size and etag
-    packed: tuple[str, ...]  # for each shard the group of source files it was made from, see publish.Packed
+    packed: tuple[str, ...]  # for each shard the group of source files it was made from, see publications.Packed
     parent: VersionId | None  # the version whose packing it kept
     code_version: str
     environment_id: str
@@ -230,6 +229,14 @@ def read_manifest(data: bytes, url: str) -> Manifest:
         raise CorruptObject(url, f"{where}: {first['msg'].removeprefix('Value error, ')}") from e
 
 
+def read_version(data: bytes, url: str, dataset: str, version: str) -> Manifest:
+    """The same, if it is the manifest of this version. Raises: CorruptObject: it is not."""
+    found = read_manifest(data, url)
+    if (found.dataset, found.version) != (dataset, version):
+        raise CorruptObject(url, f"it is the manifest of {found.reference}")
+    return found
+
+
 def checked_path(path: str) -> str:
     """`path` itself, if it is relative and stays below the folder it is put in.
 
@@ -240,8 +247,3 @@ def checked_path(path: str) -> str:
         raise ValueError(f"path {path!r} does not stay below its folder")
     path.encode()  # half of a surrogate pair, which JSON can say, is no character: a ValueError
     return path
-
-
-def shards_of(samples: Iterable[int]) -> list[tuple[int, int]]:
-    """First and one after the last sample of each shard in a version's sequence, given how many each has."""
-    return list(pairwise(accumulate(samples, initial=0)))

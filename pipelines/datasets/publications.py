@@ -108,7 +108,7 @@ def write_chunk(store: Store, dataset: str, publication: str, number: int, chunk
 
 
 def read_chunk(store: Store, of: Publication, number: int) -> Chunk:
-    return _read(store, _chunk_key(of.request.dataset, of.publication, number), Chunk)
+    return read(store, _chunk_key(of.request.dataset, of.publication, number), Chunk)
 
 
 def write_packed(store: Store, of: Publication, number: int, packed: PackedChunk) -> None:
@@ -127,7 +127,7 @@ def read_packed(store: Store, of: Publication) -> Iterator[PackedChunk]:
     if missing := len(set(wanted) - there):
         raise NotPacked(of.request.dataset, of.publication, missing, of.chunks)
     for key in wanted:
-        yield _read(store, key, PackedChunk)
+        yield read(store, key, PackedChunk)
 
 
 def finish(store: Store, of: Publication, version: str) -> None:
@@ -155,7 +155,7 @@ def note(store: Store, dataset: str, packed: Packed) -> None:
 def noted(store: Store, dataset: str, group: str) -> Packed | None:
     """What a group became at an earlier time. Its shards need not be there any more."""
     try:
-        return _read(store, names.packed_key(dataset, group), Packed)
+        return read(store, names.packed_key(dataset, group), Packed)
     except KeyNotFound:
         return None
 
@@ -164,7 +164,8 @@ def _body(record: Record) -> bytes:
     return zstandard.compress(record.model_dump_json().encode())
 
 
-def _read(store: Store, key: str, record: type[R]) -> R:
+def read(store: Store, key: str, record: type[R]) -> R:
+    """What a key of a publication has. Raises: KeyNotFound. CorruptObject: it is no such record."""
     try:
         return record.model_validate_json(zstandard.decompress(store.read(key)))
     except (zstandard.ZstdError, ValidationError) as e:

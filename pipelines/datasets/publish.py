@@ -9,29 +9,24 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
-from importlib import metadata
-from itertools import chain
 from typing import TypeVar
 
-import zstandard
-
-import pipelines
-from pipelines import bulk, environment, forks, keys
+from pipelines import bulk, forks, keys
 from pipelines.datasets import catalog, claims, names, packing, publications
+from pipelines.datasets import commit as committer
 from pipelines.datasets import pack as packer
 from pipelines.datasets.catalog import Tag
-from pipelines.datasets.manifest import Body, Manifest, Packing, Provenance, Shard
+from pipelines.datasets.manifest import Manifest, Packing
 from pipelines.datasets.meter import Meter
 from pipelines.datasets.packing import Groups, Kept, Totals
 from pipelines.datasets.publications import Group, Packed, PackedChunk, Publication, Request
 from pipelines.datasets.source import Source, open_source
 from pipelines.datasets.source_directory import Directory
-from pipelines.errors import CorruptObject, KeyNotFound, NotPacked, SourceChanged, SourceRefused
+from pipelines.errors import CorruptObject, KeyNotFound, SourceChanged, SourceRefused
 from pipelines.records import Record
 from pipelines.settings import Settings
 from pipelines.storage import Store
 
-_WAIT_S = 3600.0  # for the collector, which takes minutes
 _WORK = "publishing"  # folder below FLEETMARK_HOME
 
 Say = Callable[[str], None]
@@ -86,7 +81,7 @@ def plan(settings: Settings, store: Store, request: Request) -> Publication:
         totals = grouped.totals
         columns = packer.columns_of(request.source, grouped)
         publication = _id(request, seen, parent, totals, columns)
-        claims.publishing(store, request.dataset, publication, _WAIT_S)
+        claims.publishing(store, request.dataset, publication)
         groups = chunks = 0
         for chunk in publications.chunked(grouped, request.packing, columns):
             publications.write_chunk(store, request.dataset, publication, chunks, chunk)
@@ -123,7 +118,7 @@ def pack(settings: Settings, store: Store, publication: Publication, number: int
         if publications.finished(store, publication) is None:
             raise
         return  # somebody else was at the same publication and has committed it
-    claims.publishing(store, dataset, publication.publication, _WAIT_S)
+    claims.publishing(store, dataset, publication.publication)
     work = settings.home / _WORK
     work.mkdir(parents=True, exist_ok=True)
     place = packer.Place(store, bulk.of(store), work)
@@ -152,66 +147,6 @@ def pack(settings: Settings, store: Store, publication: Publication, number: int
     publications.write_packed(store, publication, number, PackedChunk(groups=tuple(packed)))
 
 
-def commit(settings: Settings, store: Store, publication: Publication, at: datetime) -> Manifest:
-    """Publish the version: its manifest in one create-only write, then the tag by compare and swap.
-
-    Raises:
-        NotPacked: a chunk is missing.
-        TagMoved: somebody else moved the tag since this was planned. The version is published; the tag is theirs.
-        CorruptObject: a shard has gone from the store.
-        StillCollecting: see `claims.publishing`.
-    """
-    try:
-        return _committed(store, publication) or _commit(settings, store, publication, at)
-    except (KeyNotFound, NotPacked):  # perhaps as somebody else has committed it since, and cleaned up
-        if (published := _committed(store, publication)) is None:
-            raise
-        return published
-
-
-def _committed(store: Store, publication: Publication) -> Manifest | None:
-    """What was published, if somebody has committed it; what a process killed over that has left is cleaned up."""
-    if (version := publications.finished(store, publication)) is None:
-        return None
-    published = catalog.load_version(store, publication.request.dataset, version)
-    claims.published(store, publication.request.dataset, publication.publication)
-    publications.finish(store, publication, version)
-    return published
-
-
-def _commit(settings: Settings, store: Store, publication: Publication, at: datetime) -> Manifest:
-    dataset, request = publication.request.dataset, publication.request
-    claims.publishing(store, dataset, publication.publication, _WAIT_S)
-    packed = list(chain.from_iterable(chunk.groups for chunk in publications.read_packed(store, publication)))
-    body = Body(dataset=dataset, packing=request.packing, shards=tuple(chain.from_iterable(p.shards for p in packed)))
-    _require_shards(store, body)
-    seen = environment.snapshot(settings.home, ())
-    store.create(keys.environment_key(seen.environment_id), seen.model_dump_json().encode())
-    made = Manifest(
-        version=body.version,
-        body=body,
-        provenance=Provenance(
-            source=request.source,
-            listing=publication.listing,
-            packed=tuple(each.group for each in packed for _ in each.shards),
-            parent=publication.parent,
-            code_version=_code_version(request),
-            environment_id=seen.environment_id,
-            hostname=os.uname().nodename,
-            published_at=at,
-            note=request.note,
-        ),
-    )
-    if store.create(names.version_key(dataset, made.version), made.model_dump_json().encode()):
-        _require_not_collected(store, publication, body)
-    store.delete(names.removed_key(dataset, made.version))
-    published = catalog.load_version(store, dataset, made.version)
-    claims.published(store, dataset, publication.publication)
-    catalog.move_tag(store, publication.seen, made.version, at, by=f"publish {request.source}"[:200])
-    publications.finish(store, publication, made.version)
-    return published
-
-
 def publish(settings: Settings, store: Store, request: Request, at: datetime, say: Say) -> Manifest:
     """Plan, pack and commit on this machine. Raises: see those."""
     publication = plan(settings, store, request)
@@ -223,15 +158,7 @@ def publish(settings: Settings, store: Store, request: Request, at: datetime, sa
     for number in range(publication.chunks):
         pack(settings, store, publication, number, meter)
     say(meter.line())
-    return commit(settings, store, publication, at)
-
-
-def _code_version(request: Request) -> str:
-    """What decides the bytes of a shard, given its files."""
-    known = [f"fleetmark {pipelines.__version__}", f"zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))}"]
-    if request.packing.format == "parquet":
-        known.append(f"pyarrow {metadata.version('pyarrow')}")
-    return ", ".join(known)
+    return committer.commit(settings, store, publication, at)
 
 
 def _parent(store: Store, request: Request) -> Manifest | None:
@@ -313,32 +240,3 @@ def _all(submit: Submit[T], count: int) -> Iterator[T]:
     finally:
         for future in futures:
             future.cancel()
-
-
-def _require_shards(store: Store, body: Body) -> None:
-    """Raises: CorruptObject: a shard is not in the store, or not in its size."""
-    large = bulk.of(store)
-
-    def check(shard: Shard) -> None:
-        key = names.shard_key(body.dataset, shard.sha256)
-        if (size := large.size(key)) != shard.size_bytes:
-            found = "nothing" if size is None else f"{size} B"
-            raise CorruptObject(store.url(key), f"expected {shard.size_bytes} B, found {found}; publish again")
-
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(check, body.shards))
-
-
-def _require_not_collected(store: Store, publication: Publication, body: Body) -> None:
-    """Take a version back that came after its process slept for days and its publication was taken for abandoned.
-
-    Raises:
-        CorruptObject: the collector has deleted a shard of it.
-    """
-    if claims.stands(store, body.dataset, publication.publication):
-        return
-    try:
-        _require_shards(store, body)
-    except CorruptObject:
-        store.delete(names.version_key(body.dataset, body.version))
-        raise

@@ -208,9 +208,8 @@ def _known(store: Store, dataset: str) -> tuple[dict[str, Known], list[Check]]:
             continue
         timed = Timed(dataset, unknown(keys.sha256(data), max(1, len(data))))
         try:
-            found = manifest.read_manifest(data, store.url(key))
-            if (found.dataset, found.version) != (dataset, key.rpartition("/")[2].removesuffix(".json")):
-                raise CorruptObject(store.url(key), f"it is the manifest of {found.reference}")
+            version = key.rpartition("/")[2].removesuffix(".json")
+            found = manifest.read_version(data, store.url(key), dataset, version)
         except CorruptObject as e:
             damaged.append(timed.check(Finding.DAMAGED, f"manifest {key}: {e.problem}"))
             continue

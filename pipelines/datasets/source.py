@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import IO, NamedTuple, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
-from pipelines import storage
+from pipelines import filesystems
 from pipelines.errors import SourceChanged, SourceRefused
 from pipelines.settings import Settings
 
@@ -93,7 +93,7 @@ class Selected:
 
     def __init__(self, root: str, pattern: str | None) -> None:
         self.root = root
-        self._matches = storage.glob_matcher(pattern) if pattern else None
+        self._matches = filesystems.glob_matcher(pattern) if pattern else None
 
     def has(self, path: str) -> bool:
         return self._matches is None or self._matches(path)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import IO, Any
 
-from pipelines import storage
+from pipelines import filesystems
 from pipelines.datasets.manifest import checked_path
 from pipelines.datasets.source import Piece, ReadInto, Selected, SourceFile, compare, split
 from pipelines.errors import FleetmarkError, SourceChanged, SourceRefused
@@ -17,7 +17,7 @@ class Filesystem(Selected):
     """Anything else that fsspec reads: memory, HTTP, GCS, Azure, SFTP, HDFS, archives."""
 
     def __init__(self, url: str) -> None:
-        self._filesystem, path = storage.other_filesystem(url)
+        self._filesystem, path = filesystems.behind(url)
         with _refused(url):
             self._is_file = self._is_a_file(url, path)
         super().__init__(*split(path, self._is_file))
@@ -45,9 +45,8 @@ class Filesystem(Selected):
             if info["type"] == "directory":
                 yield from self._below(path)
             elif self.has(self._relative(path)):
-                yield self._listed(
-                    path, self._filesystem.info(path)
-                )  # a listing may put it in other words, or not know
+                # asked for once more: a listing may put it in other words, or not know
+                yield self._listed(path, self._filesystem.info(path))
 
     def _listed(self, path: str, info: dict[str, Any]) -> SourceFile:
         if info["size"] is None:

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import IO
 
-from pipelines import bulk, storage
+from pipelines import bulk, filesystems
 from pipelines.datasets.manifest import checked_path
 from pipelines.datasets.source import Piece, ReadInto, Selected, SourceFile, split
 from pipelines.errors import KeyNotFound, SourceChanged, SourceRefused, StoreRefused
@@ -29,7 +29,7 @@ class S3Prefix(Selected):
         super().__init__(*split(url, is_object))
         self.url = url
         self._objects = bulk.S3(self.root, endpoint, settings.store_retry_s)
-        self._filesystem = partial(storage.s3_filesystem, endpoint)
+        self._filesystem = partial(filesystems.s3, endpoint)
 
     def files(self) -> Iterator[SourceFile]:
         for each in _refused(self.url, self._objects.list):

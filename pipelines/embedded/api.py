@@ -24,7 +24,7 @@ class Run(Record):
 
 
 class Task(Record):
-    """The latest try of a task; `node` is set where a task is mapped over the nodes."""
+    """The latest try of a task; `node` is set where a task is mapped over the nodes, and has begun its work."""
 
     name: str
     map_index: int
@@ -124,10 +124,11 @@ def _run(body: Any) -> Run:
 
 
 def _task(body: Any) -> Task:
+    index, node = body["map_index"], body["rendered_map_index"]
     return Task(
         name=body["task_id"],
-        map_index=body["map_index"],
-        node=body["rendered_map_index"],
+        map_index=index,
+        node=None if node == str(index) else node,  # until the task knows its own
         state=body["state"],
         try_number=body["try_number"],
         duration_s=body["duration"],

@@ -42,8 +42,9 @@ def follow(airflow: Airflow, store: Store, run: Run, run_id: str, say: Say) -> t
 
 
 def look(tasks: tuple[Task, ...], jobs: frozenset[str]) -> Seen:
-    """Pure: the tasks' states by the name that people see."""
-    return Seen(states={_title(task): task.state for task in tasks if task.state in _SHOWN}, jobs=jobs)
+    """Pure: the tasks' states by the name that people see, which one of a node's has a moment after it runs."""
+    named = [task for task in tasks if task.state != "running" or task.map_index < 0 or task.node is not None]
+    return Seen(states={_title(task): task.state for task in named if task.state in _SHOWN}, jobs=jobs)
 
 
 def news(before: Seen, now: Seen, tasks: tuple[Task, ...], plan: Plan | None) -> Iterator[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 
-from pipelines import process, servers
+from pipelines import process_groups, servers
 from pipelines import settings as edge
 from pipelines.embedded.home import Home, setting_variables
 from pipelines.records import Record
@@ -71,7 +71,9 @@ def _keep(home: Home) -> int:
 def _announce(home: Home) -> None:
     port = home.prepare()
     pid = os.getpid()
-    me = Server(name="keeper", pid=pid, start_ticks=process.start_ticks_of(pid) or 0, log=home.logs / "keeper.log")
+    me = Server(
+        name="keeper", pid=pid, start_ticks=process_groups.start_ticks_of(pid) or 0, log=home.logs / "keeper.log"
+    )
     body = Instance(keeper=me, port=port, settings=setting_variables(home.settings))
     temporary = home.instance.with_suffix(".new")
     temporary.write_text(body.model_dump_json())

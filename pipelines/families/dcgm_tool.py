@@ -9,11 +9,16 @@ from pipelines.records import Outcome, Parsed
 TOOL = "dcgmi"
 MINIMUM_VERSION = (3, 0)
 VERSION_ARGV = (TOOL, "--version")
-INSTALL_HINT = "apt-get install datacenter-gpu-manager, from NVIDIA's repository, and start nvidia-dcgm"
+INSTALL_HINT = (
+    "apt-get install datacenter-gpu-manager-4-cuda12 (of DCGM 3: datacenter-gpu-manager), from NVIDIA's repository, "
+    "and start nvidia-dcgm"
+)
 
 _OUTCOMES = {  # dcgmReturn_t as the shell sees it, 256 + code (dcgm_structs.h)
     **dict.fromkeys((255, 251, 250, 239, 235, 227, 223), Outcome.CONFIG),  # not allowed, not supported, no hostengine
-    217: Outcome.CONTENDED,  # another diagnostic is running
+    **dict.fromkeys((234, 233, 231, 212, 204, 202), Outcome.CONFIG),  # GPUs, driver, packages that will not do; paused
+    **dict.fromkeys((217, 222), Outcome.CONTENDED),  # another diagnostic is running, the resource is in use
+    **dict.fromkeys((221, 220, 218), Outcome.NOT_MEASURED),  # no GPU, or none with counters for all that is asked
     **dict.fromkeys((245, 203, 190), Outcome.TRUNCATED),  # timeout, killed, stopped
 }
 _REASON_LENGTH = 500

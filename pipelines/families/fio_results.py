@@ -227,7 +227,7 @@ def _values(jobs: Sequence[JobDocument], timed: Sequence[_Timed]) -> Iterator[tu
     for each in timed:
         taken = histograms.percentiles(each.bins, tuple(_PERCENTILES.values()))
         for name, nanoseconds in zip(_LATENCIES, (each.mean, *taken, each.max), strict=True):
-            if nanoseconds:
+            if nanoseconds >= 1:
                 yield f"{each.metric}_{name}", nanoseconds / _NS_PER_S, "s"
     yield "cpu_user", sum(job.usr_cpu for job in jobs) / len(jobs) / _PERCENT, "ratio"
     yield "cpu_system", sum(job.sys_cpu for job in jobs) / len(jobs) / _PERCENT, "ratio"

@@ -3,12 +3,13 @@
 import re
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from pipelines import keys
-from pipelines.benchmark import Workplace
+from pipelines.benchmark import Benchmark, Workplace
 from pipelines.records import Outcome, RawOutput, Record
 
 INSTALL_HINT = (
@@ -38,12 +39,13 @@ _QUANTIZED = frozenset({"q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"})
 
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 LoadMode = Literal["auto", "none", "mmap", "mlock", "dio"]
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,120}\.gguf$")]
 
 
 class ModelParams(Record):
     """A model, and how llama.cpp runs it. No field is a path: the model lies in the job's folder of files."""
 
-    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,120}\.gguf$")] = Field(
+    model: ModelName = Field(
         default="model.gguf",
         description="file name of the model, in the job's dataset or the node's folder of files; of many, the first",
     )
@@ -95,10 +97,26 @@ def version(text: str) -> str | None:
     return UNNUMBERED if re.search(r"^usage: \S*llama-b\S+ \[options\]", text, re.MULTILINE) else None
 
 
+benchmark = partial(
+    Benchmark,
+    minimum_version=(),  # any: what a build cannot do, its options tell, and it refuses
+    install_hint=INSTALL_HINT,
+    writes=False,
+    version=version,
+    files=lambda params: tuple(params.files),
+)
+"""A benchmark of one of llama.cpp's programs, by what it has of its own."""
+
+
 def options(tool_help: str) -> Mapping[str, str]:
     """Each option that a help text names, with the word after it: `<on|off|auto>`."""
     found = (_OPTION.match(f"{line} ") for line in tool_help.splitlines())
     return {name: match[2] for match in found if match for name in re.findall(r"--?[A-Za-z][\w-]*", match[1])}
+
+
+def format_of(tool_help: str) -> str:
+    """The word after llama-bench's `-o` for JSON, as its help says: older builds have no `jsonl`."""
+    return "jsonl" if "jsonl" in options(tool_help).get("-o", "jsonl") else "json"
 
 
 def model_arguments(params: ModelParams, place: Workplace) -> Iterator[str]:

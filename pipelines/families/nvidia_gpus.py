@@ -4,8 +4,9 @@ import csv
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from pydantic import FiniteFloat
+from pydantic import Field, NonNegativeInt
 
 from pipelines.records import Labels, Record, Unit
 
@@ -18,7 +19,10 @@ _MIB, _PER_MHZ = 2**20, 10**6
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number that the driver gives. `csv` is its field in nvidia-smi, in `csv_unit`, `times` what it is here."""
+    """A number that the driver gives. `csv` is its field in nvidia-smi, in `csv_unit`, `times` what it is here.
+
+    Where a field has two names, `csv` is the one that nvidia-smi prints in its header, however it was asked.
+    """
 
     key: str
     metric: str
@@ -35,6 +39,16 @@ def _ecc(kind: str, since: str) -> Quantity:
 
 
 REASONS = "clocks_event_reasons"
+HELD_DOWN: Mapping[str, int] = {
+    "sw_power_cap": 0x4,
+    "hw_slowdown": 0x8,
+    "sync_boost": 0x10,
+    "sw_thermal": 0x20,
+    "hw_thermal": 0x40,
+    "hw_power_brake": 0x80,
+}
+"""Bits of nvmlClocksEventReasons (nvml.h) that nobody asks for: idling, and clocks that are set, hold nothing down."""
+
 QUANTITIES = (
     Quantity("temperature", "temperature", "°C", "temperature.gpu"),
     Quantity("memory_temperature", "memory_temperature", "°C", "temperature.memory"),
@@ -57,8 +71,10 @@ QUANTITIES = (
     ),
     Quantity("remap_pending", "remap_pending", "ratio", "remapped_rows.pending"),
     Quantity("remap_failure", "remap_failure", "ratio", "remapped_rows.failure"),
-    Quantity("retired_single", "retired_pages", "1", "retired_pages.sbe", labels={"cause": "single_bit"}),
-    Quantity("retired_double", "retired_pages", "1", "retired_pages.dbe", labels={"cause": "double_bit"}),
+    Quantity(
+        "retired_single", "retired_pages", "1", "retired_pages.single_bit_ecc.count", labels={"cause": "single_bit"}
+    ),
+    Quantity("retired_double", "retired_pages", "1", "retired_pages.double_bit.count", labels={"cause": "double_bit"}),
     Quantity("retirement_pending", "retirement_pending", "ratio", "retired_pages.pending"),
     Quantity(REASONS, "throttled", "ratio", "clocks_event_reasons.active"),
 )
@@ -79,9 +95,9 @@ OLDER_NAMES = {"clocks_event_reasons.active": "clocks_throttle_reasons.active"} 
 class Gpu(Record):
     """One GPU. What the driver gave no value for is not in it; `problem` is why it gave none at all."""
 
-    index: int
+    index: NonNegativeInt
     texts: Mapping[str, str] = {}
-    values: Mapping[str, FiniteFloat] = {}  # by a quantity's key, in base units
+    values: Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}  # by a quantity's key, in base units
     problem: str | None = None
 
 

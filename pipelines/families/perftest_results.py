@@ -1,19 +1,20 @@
 """What one of perftest's programs left, read: an outcome, measurements in base units. Its document, or else its table.
 
 Up to 6.06 the document has no quotes around its keys, and later ones are no JSON with some options; the table on stdout
-says the same. Two numbers are not taken: BW_peak, which is 0 in a run that lasts a given time, and t_stdev, which is
-computed from truncated differences.
+says the same. Two numbers are not taken, whatever they are: BW_peak, which is 0 in a run that lasts a given time, and
+t_stdev, which is computed from truncated differences, and is -nan where some of them overflow.
 """
 
 import json
 import re
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pipelines.errors import UnknownOutput
 from pipelines.families import perftest_tool
 from pipelines.families.perftest_tool import Params
-from pipelines.records import Labels, Measurement, Outcome, Parsed, Unit
+from pipelines.records import Labels, Measurement, Outcome, Parsed, Record, Unit
 
 _BITS_PER_BYTE = 8
 _GIGA, _MEGA, _MIB = 10**9, 10**6, 2**20
@@ -24,6 +25,8 @@ _LARGEST = 1e15  # of a number in a result
 _BANDWIDTH = ("MsgSize", "n_iterations", "BW_peak", "BW_average", "MsgRate")
 _TIMES = ("t_min", "t_max", "t_typical", "t_avg", "t_stdev", "percentile_99", "percentile_99.9")
 _LATENCY = ("MsgSize", "n_iterations", *_TIMES)
+_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS})
+_NOT_TAKEN = frozenset({"n_iterations", "BW_peak", "t_stdev"})
 _UNANSWERED = re.compile(r"Couldn't connect to |Temporary failure in name resolution")
 _NO_DEVICE = re.compile(
     r"Did not detect devices|Unable to find the Infiniband/RoCE device|No IB devices found|IB device \S* ?not found"
@@ -32,18 +35,16 @@ _CONFIG = re.compile(r"unrecognized option|invalid option|Invalid Command|Parser
 _HEADER = re.compile(r"^ *#bytes +#iterations.*$", re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a program of perftest ended that was a client, and what it left. `output` is the file of its document."""
+class Ended(Record):
+    """How a program of perftest ended, and what it left. `output` is the document that a client writes to a file."""
 
     argv: tuple[str, ...]
     exit_status: int | None
     signal: int | None
     timed_out: bool
-    timeout_s: float
     stdout: str
     stderr: str
-    output: str | None
+    output: str | None = None
 
     @property
     def said(self) -> str:
@@ -54,7 +55,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class _Printed:
-    """The numbers as perftest names them, and what a bandwidth of 1 is in B/s."""
+    """The numbers that are taken, as perftest names them, and what a bandwidth of 1 is in B/s."""
 
     values: Mapping[str, float]
     bandwidth_unit: float
@@ -73,13 +74,13 @@ def served(text: str) -> bool:
     return "remote address:" in text
 
 
-def parse(ended: Ended, params: Params) -> Parsed:
-    """Judge and read what a client left.
+def parse(ended: Ended, params: Params, timeout_s: float) -> Parsed:
+    """Judge and read what a client left; `timeout_s` is what its job had.
 
     Raises:
         UnknownOutput: it ended well, and neither its document nor its table is what perftest prints.
     """
-    if failure := _failure(ended):
+    if failure := _failure(ended, timeout_s):
         return failure
     names = _BANDWIDTH if params.measure == "bandwidth" else _LATENCY
     printed = _document(ended, names) or _table(ended.stdout, names)
@@ -101,20 +102,25 @@ def parse(ended: Ended, params: Params) -> Parsed:
 # --- how it ended -------------------------------------------------------------------------------------------
 
 
-def _failure(ended: Ended) -> Parsed | None:
+def _failure(ended: Ended, timeout_s: float) -> Parsed | None:
     program = ended.argv[0] if ended.argv else "perftest"
     everything = ended.stderr + "\n" + ended.stdout
-    if ended.timed_out or ended.signal is not None:
-        how = f"after {ended.timeout_s:g} s" if ended.timed_out else f"by signal {ended.signal}"
+    has_crashed = ended.signal in _CRASHES and not ended.timed_out
+    if ended.timed_out or (ended.signal is not None and not has_crashed):
+        how = f"after {timeout_s:g} s" if ended.timed_out else f"by signal {ended.signal}"
         return Parsed(outcome=Outcome.TRUNCATED, reason=f"{program} was ended {how}")
-    if not ended.exit_status:
+    if not ended.exit_status and not has_crashed:
         return None
     if _NO_DEVICE.search(everything) or unanswered(ended.stdout, ended.stderr):
         return Parsed(outcome=Outcome.NOT_MEASURED, reason=f"{program}: {ended.said}")
     if "unrecognized option '--use_cuda" in everything:
-        return Parsed(outcome=Outcome.CONFIG, reason=f"this perftest was built without CUDA: {ended.said}")
+        return Parsed(outcome=Outcome.CONFIG, reason=f"this perftest was built without CUDA or DMA-BUF: {ended.said}")
+    if "Couldn't allocate MR" in everything and any(word.startswith("--use_cuda=") for word in ended.argv):
+        reason = "the adapter may not reach the GPU's memory; load nvidia-peermem, or try use_cuda_dmabuf"
+        return Parsed(outcome=Outcome.CONFIG, reason=f"{reason}: {ended.said}")
     outcome = Outcome.CONFIG if _CONFIG.search(everything) else Outcome.TOOL_FAILED
-    return Parsed(outcome=outcome, reason=f"{program} ended with exit status {ended.exit_status}: {ended.said}")
+    how = f"by crashing (signal {ended.signal})" if has_crashed else f"with exit status {ended.exit_status}"
+    return Parsed(outcome=outcome, reason=f"{program} ended {how}: {ended.said}")
 
 
 # --- what it printed ----------------------------------------------------------------------------------------
@@ -124,7 +130,7 @@ def _document(ended: Ended, names: tuple[str, ...]) -> _Printed | None:
     """The results of the JSON document. None: there is none, or it is no JSON."""
     try:
         found = json.loads(ended.output or "")["results"]
-        values = {name: float(found[name]) for name in names}
+        values = {name: float(found[name]) for name in names if name not in _NOT_TAKEN}
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     unit = _GIGA / _BITS_PER_BYTE if "--report_gbits" in ended.argv else _MIB
@@ -141,12 +147,12 @@ def _table(text: str, names: tuple[str, ...]) -> _Printed | None:
     if header is None:
         return None
     for line in text[header.end() :].splitlines():
-        cells = line.split()
+        cells = dict(zip(names, line.split(), strict=False))
         try:
-            values = dict(zip(names, map(float, cells), strict=len(cells) < len(names)))
+            values = {name: float(cell) for name, cell in cells.items() if name not in _NOT_TAKEN}
         except ValueError:
             continue
-        if len(values) == len(names) and _sensible(values):
+        if len(cells) == len(names) and _sensible(values):
             return _Printed(values, _GIGA / _BITS_PER_BYTE if "[Gb/sec]" in header[0] else _MIB)
     return None
 

@@ -55,11 +55,18 @@ class Params(Record):
     use_cuda: Annotated[int, Field(ge=0, le=63)] | None = Field(
         default=None, description="the GPU in whose memory the messages lie (GPUDirect); default: host memory"
     )
+    use_cuda_dmabuf: bool = Field(
+        default=False, description="with use_cuda: by DMA-BUF, where there is no nvidia-peermem; not in every build"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.measure == "latency" and (self.queue_pairs > 1 or self.bidirectional):
             raise ValueError("latency is measured on one queue pair, one message at a time")
+        if self.measure == "latency" and self.operation == "write" and self.use_cuda is not None:
+            raise ValueError("perftest measures the latency of GPU memory with read and send only")
+        if self.use_cuda_dmabuf and self.use_cuda is None:
+            raise ValueError("use_cuda_dmabuf is about the memory of a GPU, which use_cuda names")
         return self
 
 
@@ -80,6 +87,7 @@ def arguments(params: Params) -> tuple[str, ...]:
         f"--ib-port={params.ib_port}",
         *((f"--gid-index={params.gid_index}",) if params.gid_index is not None else ()),
         *((f"--use_cuda={params.use_cuda}",) if params.use_cuda is not None else ()),
+        *(("--use_cuda_dmabuf",) if params.use_cuda_dmabuf else ()),  # after the one before, or it is refused
         "--report_gbits",  # the JSON document does not say its unit
         "--CPU-freq",  # else a warning may stand within the table
     )
@@ -95,7 +103,7 @@ def case(params: Params) -> str:
     if params.bidirectional:
         tokens.append("both")
     if params.use_cuda is not None:
-        tokens.append(f"cuda{params.use_cuda}")
+        tokens.append(f"cuda{params.use_cuda}{'dmabuf' if params.use_cuda_dmabuf else ''}")
     if params.device:
         tokens.append(params.device)
     if params.ib_port != 1:
@@ -143,7 +151,7 @@ def metrics() -> tuple[Metric, ...]:
         Metric("latency_mean", "s", "lower", 1e-7, 10.0, f"mean {of}"),
         Metric("latency_p99", "s", "lower", 1e-7, 10.0, f"99th percentile {of}"),
         Metric("latency_p999", "s", "lower", 1e-7, 10.0, f"99.9th percentile {of}"),
-        Metric("latency_max", "s", "lower", 1e-7, 10.0, f"longest {of}"),
+        Metric("latency_max", "s", "lower", 1e-7, 10.0, f"longest {of}; perftest leaves out the very longest"),
     )
 
 

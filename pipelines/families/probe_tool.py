@@ -1,17 +1,16 @@
 """`fleetmark-probe` as the tool of several benchmarks: its version, how a probe ends, and what it prints."""
 
 import re
+from functools import partial
 from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pipelines.benchmark import Benchmark
 from pipelines.errors import UnknownOutput
 from pipelines.records import Outcome, Parsed, RawOutput
 
 PROGRAM = "fleetmark-probe"
-MINIMUM_VERSION = (0, 1)
-VERSION_ARGV = (PROGRAM, "--version")
-INSTALL_HINT = "pip install fleetmark, which has it"
 
 UNAVAILABLE, CONFIG = 69, 78
 """Exit statuses of a probe that measured nothing for want of something, or as it was asked (sysexits.h)."""
@@ -40,6 +39,17 @@ def version(text: str) -> str | None:
     """`0.1.0` of `fleetmark-probe 0.1.0`."""
     found = re.search(rf"^{PROGRAM} (\d{{1,9}}(?:\.\d{{1,9}}){{1,4}}\S{{0,40}})$", text, re.MULTILINE)
     return found[1] if found else None
+
+
+benchmark = partial(
+    Benchmark,
+    tool=PROGRAM,
+    minimum_version=(0, 1),
+    version_argv=(PROGRAM, "--version"),
+    install_hint="pip install fleetmark, which has it",
+    version=version,
+)
+"""A benchmark of a probe that needs no other tool, by what it has of its own."""
 
 
 def read(raw: RawOutput, probe: str, document: type[Document]) -> Document | Parsed:

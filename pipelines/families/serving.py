@@ -79,7 +79,13 @@ class Request(probe_tool.Printed):
     first_s: Seconds | None = None
     total_s: Seconds | None = None
     prompt_tokens: Count | None = None
-    tokens: Count | None = None
+    tokens: Count | None = None  # as the server counted them
+    chunks: Count | None = None  # of the stream; one may have several tokens
+
+    @property
+    def counted(self) -> int:
+        """The tokens of its answer; where the server did not count them, the chunks that they came in."""
+        return self.tokens or self.chunks or 0
 
 
 class Step(probe_tool.Printed):
@@ -88,6 +94,7 @@ class Step(probe_tool.Printed):
     probe: str = ""
     concurrency: Count
     seconds: Seconds
+    client_busy: Annotated[float, Field(ge=0, le=1e3)] | None = None  # share of that for which the clients computed
     requests: Annotated[tuple[Request, ...], Field(min_length=1)]
     before: Snapshot | None = None
     after: Snapshot | None = None

@@ -23,7 +23,6 @@ from pipelines import page_cache
 _CHUNK_BYTES = 4 * 2**20  # of one write and one read
 _POOL_BYTES = 16 * 2**20
 _STRIDE = 4099  # a prime: no multiple of any block size
-_RESIDENT = 0.01  # of the pages: a kernel that was asked to forget a file may keep a few
 _BEING_WRITTEN, _SAVED = "checkpoint.tmp", "checkpoint"
 
 
@@ -128,12 +127,9 @@ def _sync_directory(path: Path) -> None:
 
 def _forgotten(paths: Sequence[Path], direct_io: bool) -> str:
     """`dropped`: they are not in memory; `bypassed`: they are, and are read past it; `warm`: they are read there."""
-    if not page_cache.is_all(paths[0]):
-        return "warm"
-    page_cache.drop(paths)
-    if page_cache.resident(paths) <= _RESIDENT:
+    if page_cache.forget(paths):
         return "dropped"
-    return "bypassed" if direct_io else "warm"
+    return "bypassed" if direct_io and page_cache.is_all(paths[0]) else "warm"
 
 
 def _read(path: Path) -> None:

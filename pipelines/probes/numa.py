@@ -1,8 +1,8 @@
-"""The memory of two NUMA nodes, each seen from both: `numa --rounds=N --duration=N --array-bytes=N --processors=all`.
+"""A load with its memory on either of two NUMA nodes, seen from both: `numa --load=memory --rounds=2 ...`.
 
-It runs stress-ng's stream under numactl(8) on the two nodes that are farthest apart: local and across in turns, so that
-what changes with time changes both. `numa --version` prints the versions of the two tools. What it prints of a machine
-with one node, or with too little memory, is why there is nothing to measure.
+It runs the load under numactl(8) on the two nodes that are farthest apart: local and across in turns, so that what
+changes with time changes both. `numa --version` prints the versions of numactl and of the loads' tools. What it prints
+of a machine with one node, or with too little memory, is why there is nothing to measure.
 """
 
 import json
@@ -10,62 +10,57 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from pipelines import process
+from pipelines import process, tools
 from pipelines.errors import ToolNotFound, ToolNotStarted
-from pipelines.families import stream_results
+from pipelines.families.numa_loads import LOADS, Asked, Load
 
 _NUMACTL = "numactl"
 _MIB = 2**20
-_LOOKED_WITHIN_S = 5.0
-_ENDS_WITHIN_S = 30.0  # beyond its duration: making and giving back the arrays
-_ARRAYS = 3
-_OF_FREE = 0.5  # of a node's free memory may be taken
-_HINT = "apt-get install numactl stress-ng"
+_LOOKED_WITHIN_S = 30.0  # a build with CUDA looks for GPUs before it says anything
+_OF_FREE = 0.5  # of what a node can give may be taken
+_NODES = Path("/sys/devices/system/node")
+_HINT = "apt-get install numactl, and stress-ng, fio or llama.cpp for the load"
 
 
 @dataclass(frozen=True)
 class _Node:
     number: int
     cpus: int
-    free_bytes: int
+    free_bytes: int  # of which nothing is in use, not for files' bytes either
     distances: Mapping[int, int]  # to each node
-
-
-@dataclass(frozen=True)
-class _Asked:
-    rounds: int
-    duration_s: int
-    array_bytes: int
-    processors: str
 
 
 def main(argv: Sequence[str]) -> int:
     try:
-        return _version() if list(argv) == ["--version"] else _run(_asked(argv))
+        return _version() if list(argv) == ["--version"] else _run(Asked.of(argv))
     except (ToolNotFound, ToolNotStarted) as e:
         print(f"{e}; install it: {_HINT}", file=sys.stderr)
         return os.EX_UNAVAILABLE
 
 
 def _version() -> int:
-    """numactl before 2.0.17 has no option for it, and says so."""
-    print(process.run((stream_results.TOOL, "--version"), timeout_s=_LOOKED_WITHIN_S).stdout, end="")
+    """Of what is installed. numactl before 2.0.17 has no option for it, and says so."""
     done = process.run((_NUMACTL, "--version"), timeout_s=_LOOKED_WITHIN_S)
     print(_NUMACTL, done.stdout if done.exit_status == 0 else "of a version that it does not say")
+    for load in LOADS.values():
+        with suppress(ToolNotFound, ToolNotStarted):
+            print(_said(load.tool, "--version"))
     return 0
 
 
-def _asked(argv: Sequence[str]) -> _Asked:
-    given = dict(word.removeprefix("--").split("=", 1) for word in argv)
-    return _Asked(int(given["rounds"]), int(given["duration"]), int(given["array-bytes"]), given["processors"])
+def _said(*argv: str) -> str:
+    """On either stream: llama.cpp's programs write what they are on stderr."""
+    done = process.run(argv, timeout_s=_LOOKED_WITHIN_S)
+    return done.stdout + done.stderr
 
 
-def _run(asked: _Asked) -> int:
+def _run(asked: Asked) -> int:
     seen = process.run((_NUMACTL, "--hardware"), timeout_s=_LOOKED_WITHIN_S).stdout
     nodes = topology(seen)
     if len(nodes) < 2:
@@ -73,10 +68,11 @@ def _run(asked: _Asked) -> int:
         print(f"this machine has {there} with processors and memory: nothing is across", file=sys.stderr)
         return os.EX_UNAVAILABLE
     pair = farthest(nodes)
-    if problem := _too_little(asked, pair):
+    if problem := _too_little(asked, pair) or _too_old(LOADS[asked.load]):
         print(problem, file=sys.stderr)
         return os.EX_CONFIG
-    print(json.dumps({"probe": "numa", "hardware": seen, "runs": list(_measured(asked, *pair))}))
+    version = _said(LOADS[asked.load].tool, "--version")
+    print(json.dumps({"probe": "numa", "hardware": seen, "version": version, "runs": list(_measured(asked, *pair))}))
     return 0
 
 
@@ -98,13 +94,36 @@ def topology(text: str) -> tuple[_Node, ...]:
     )
 
 
-def _too_little(asked: _Asked, pair: tuple[_Node, _Node]) -> str:
-    """Why the arrays do not fit into either node's memory."""
-    needed = max(_instances(asked, node) for node in pair) * _ARRAYS * asked.array_bytes
-    least = min(pair, key=lambda node: node.free_bytes)
-    if needed <= least.free_bytes * _OF_FREE:
+def _too_old(load: Load) -> str:
+    """Why the load's tool cannot be taken for it."""
+    found = load.version(_said(load.tool, "--version"))
+    if found is None or tools.numbers(found) >= load.minimum_version:
         return ""
-    return f"the arrays take {needed} B, and NUMA node {least.number} has {least.free_bytes} B free; ask for less"
+    return f"{load.tool} {found} is too old: {'.'.join(map(str, load.minimum_version))} or later is needed"
+
+
+def _too_little(asked: Asked, pair: tuple[_Node, _Node]) -> str:
+    """Why the load does not fit into either node's memory."""
+    needed = max(LOADS[asked.load].takes(asked, _instances(asked, node)) for node in pair)
+    needed += sum(file.stat().st_size for file in asked.model_files)
+    can_give = {node.number: node.free_bytes + kept_for_files(_text(node.number)) for node in pair}
+    least = min(can_give, key=lambda number: can_give[number])
+    if needed <= can_give[least] * _OF_FREE:
+        return ""
+    return f"{asked.load} takes {needed} B of memory, and NUMA node {least} has {can_give[least]} B free; ask for less"
+
+
+def _text(node: int) -> str:
+    path = _NODES / f"node{node}/meminfo"
+    return path.read_text() if path.is_file() else ""
+
+
+def kept_for_files(meminfo: str) -> int:
+    """Bytes of a node's page cache, which the kernel gives up for others. Pure.
+
+    On a node that has staged datasets that is nearly all of its memory, and free is nearly nothing.
+    """
+    return sum(int(size) * 1024 for size in re.findall(r"^Node \d+ (?:Ina|A)ctive\(file\): +(\d+) kB$", meminfo, re.M))
 
 
 def farthest(nodes: tuple[_Node, ...]) -> tuple[_Node, _Node]:
@@ -112,28 +131,25 @@ def farthest(nodes: tuple[_Node, ...]) -> tuple[_Node, _Node]:
     return max(combinations(nodes, 2), key=lambda pair: pair[0].distances.get(pair[1].number, 0))
 
 
-def _instances(asked: _Asked, node: _Node) -> int:
+def _instances(asked: Asked, node: _Node) -> int:
     return node.cpus if asked.processors == "all" else 1
 
 
-def _measured(asked: _Asked, one: _Node, other: _Node) -> Iterator[dict[str, Any]]:
+def _measured(asked: Asked, one: _Node, other: _Node) -> Iterator[dict[str, Any]]:
     """Each round measures local and across, in the next round the other way round."""
+    help_argv = LOADS[asked.load].help_argv
+    tool_help = _said(*help_argv) if help_argv else ""
     for number in range(1, asked.rounds + 1):
         for here, there in ((one, other), (other, one)):
             for memory in (here, there) if number % 2 else (there, here):
-                yield _measure(asked, here, memory, number)
+                yield _measure(asked, here, memory, number, tool_help)
 
 
-def _measure(asked: _Asked, cpus: _Node, memory: _Node, number: int) -> dict[str, Any]:
-    output = Path.cwd() / f"round{number}-{cpus.number}-{memory.number}.yaml"
-    stream = stream_results.argv(
-        instances=_instances(asked, cpus),
-        array_bytes=asked.array_bytes,
-        duration_s=asked.duration_s,
-        output=output,
-    )
-    argv = (_NUMACTL, f"--cpunodebind={cpus.number}", f"--membind={memory.number}", *stream)
-    done = process.run(argv, timeout_s=asked.duration_s + _ENDS_WITHIN_S)
+def _measure(asked: Asked, cpus: _Node, memory: _Node, number: int, tool_help: str) -> dict[str, Any]:
+    output = Path.cwd() / f"round{number}-{cpus.number}-{memory.number}"
+    load = LOADS[asked.load].argv(asked, _instances(asked, cpus), output, tool_help)
+    argv = (_NUMACTL, f"--cpunodebind={cpus.number}", f"--membind={memory.number}", *load)
+    done = process.run(argv, timeout_s=asked.within_s)
     return {
         "round": number,
         "cpu_node": cpus.number,
@@ -143,5 +159,5 @@ def _measure(asked: _Asked, cpus: _Node, memory: _Node, number: int) -> dict[str
         "signal": done.signal,
         "timed_out": done.timed_out,
         "stderr": done.stderr,
-        "output": output.read_text(errors="replace") if output.is_file() else None,
+        "output": output.read_text(errors="replace") if output.is_file() else done.stdout,
     }

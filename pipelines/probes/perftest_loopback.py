@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines import process
+from pipelines import process, process_groups
 from pipelines.errors import ToolNotFound, ToolNotStarted
 from pipelines.process import Completed
 
@@ -83,7 +83,7 @@ def _both(asked: _Asked, port: int) -> tuple[Completed, Completed | None]:
             ended, _ = wait([serving], timeout=min(_SERVER_ENDS_WITHIN_S, asked.left_s))
             if not ended and not groups.empty():
                 group = groups.get()
-                process.end_group(group, process.start_ticks_of(group) or 0, asked.folder)
+                process_groups.end_left(group, process_groups.start_ticks_of(group) or 0, asked.folder)
         server = serving.result()
     return client, server if ended else None
 

@@ -34,6 +34,8 @@ _TOKEN_BYTES = 2**12  # that the chunk of one token takes at most: names, ids, u
 _ERROR_LENGTH = 200
 _NOT_A_STREAM = (ValueError, AttributeError, TypeError, LookupError, RecursionError)  # what its JSON is not
 _WRONG = {400, 401, 403, 404, 405, 422}  # what is asked is refused, and will be
+_USAGE = {"prompt_tokens": "prompt_tokens", "tokens": "completion_tokens"}  # ours, and what servers call them
+_SAYS = ("content", "reasoning", "reasoning_content")  # what a chat sends: text, or thoughts by either of their names
 
 
 class _Refused(Exception):
@@ -157,15 +159,16 @@ async def _step(server: _Server, key: str | None, number: int, has_metrics: bool
     asked = server.asked
     before = await _snapshot_or_none(server) if has_metrics else None
     todo = islice(serving.prompts(asked.mix, number), asked.requests)
-    began = time.monotonic()
+    began, computed_s = time.monotonic(), time.process_time()
     clients = [_client(server, key, todo, began + asked.step_s) for _ in range(asked.steps[number])]
     done = [request for requests in await asyncio.gather(*clients) for request in requests]
-    seconds = time.monotonic() - began
+    seconds, computed_s = time.monotonic() - began, time.process_time() - computed_s
     answered = sum(not request.get("error") for request in done)
     after = await _settled(server, before, answered) if before is not None else None
     return {
         "concurrency": asked.steps[number],
         "seconds": seconds,
+        "client_busy": computed_s / seconds,
         "requests": done,
         "before": before.model_dump() if before and after else None,
         "after": after.model_dump() if before and after else None,
@@ -200,21 +203,26 @@ async def _request(server: _Server, key: str | None, prompt: Prompt) -> dict[str
                     chunks += 1
                     seen.setdefault("first_s", time.perf_counter() - began)
                 if usage := (event or {}).get("usage"):
-                    seen |= {"prompt_tokens": usage.get("prompt_tokens"), "tokens": usage.get("completion_tokens")}
+                    counts = {ours: usage.get(theirs) for ours, theirs in _USAGE.items()}
+                    seen |= {ours: count for ours, count in counts.items() if isinstance(count, int) and count > 0}
     except (aiohttp.ClientError, TimeoutError, *_NOT_A_STREAM) as e:
         return {**seen, "error": _said(e)}
     if not chunks or not ended:
         return {**seen, "error": "the answer has no token" if ended else "the answer was cut off"}
-    return {"tokens": chunks, **seen, "total_s": time.perf_counter() - began}
+    return {**seen, "chunks": chunks, "total_s": time.perf_counter() - began}
 
 
 def _has_token(event: Any) -> bool:
-    """A chat sends text or, where the model thinks first, its thoughts; a completion sends text."""
+    """A chat sends text or, where the model thinks first, its thoughts; a completion sends text.
+
+    vLLM calls the thoughts `reasoning` since the end of 2025, and called them `reasoning_content` as others still do
+    (https://github.com/vllm-project/vllm/pull/27752).
+    """
     choices = (event or {}).get("choices")
     if not choices:
         return False
     delta = choices[0].get("delta") or {}
-    return bool(delta.get("content") or delta.get("reasoning_content") or choices[0].get("text"))
+    return any(delta.get(name) for name in _SAYS) or bool(choices[0].get("text"))
 
 
 async def _events(answer: aiohttp.ClientResponse, most_bytes: int) -> AsyncIterator[dict[str, Any] | None]:

@@ -21,7 +21,6 @@ from typing import Any
 from pipelines import page_cache, process
 
 _SEED = 20_180_412
-_RESIDENT = 0.01  # of the pages: a kernel that was asked to forget a file may keep a few
 _DURABLE_SHARE = 10  # an fsync takes as long as many creations do
 _DURABLE_LEAST, _DURABLE_MOST = 20, 1000
 
@@ -100,11 +99,8 @@ class _Files:
         for path in self.renamed:
             os.unlink(path)  # noqa: PTH108
 
-    def forget(self) -> float:
-        """The share of the pages that stays in memory."""
-        paths = [Path(path) for path in self.paths]
-        page_cache.drop(paths)
-        return page_cache.resident(paths)
+    def forget(self) -> bool:
+        return page_cache.forget([Path(path) for path in self.paths])
 
     def _written(self, path: str) -> int:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -157,7 +153,7 @@ def _forgotten(crew: "_Crew", forget_all: bool) -> str:
 
     Nothing is looked at after all of it is forgotten: that would bring names and inodes back.
     """
-    if not page_cache.is_all(crew.folder) or max(crew.do("forget")) > _RESIDENT:
+    if not all(crew.do("forget")):
         return "warm"
     return "cold" if forget_all and page_cache.drop_all() else "data_cold"
 
@@ -178,10 +174,6 @@ class _Crew:
             theirs.close()
             self._pipes.append(ours)
             self._processes.append(worker)
-
-    @property
-    def folder(self) -> Path:
-        return self._files[0].folder
 
     def do(self, what: str) -> list[Any]:
         """What every worker answers. Raises: OSError: the first that a worker met."""

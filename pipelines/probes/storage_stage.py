@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines import bulk, keys, settings, storage
+from pipelines import bulk, keys, page_cache, settings, storage
 from pipelines.datasets import catalog, names, stage, stage_plan
 from pipelines.datasets.events import Transfer
 from pipelines.datasets.manifest import Manifest, Shard
@@ -74,6 +74,7 @@ def measured(current: Settings, folder: Path, dataset: str, most_bytes: int) -> 
     shards = within(stage_plan.choose(manifest, "all"), most_bytes)
     if not shards:
         raise ValueError(f"no shard of {manifest.reference} has at most {most_bytes} B; ask for more")
+    cache = _forgotten(store, manifest, shards)
     staging_id = keys.run_id(datetime.now(UTC), "bench")
     began = time.monotonic()
     done = stage.stage(here, store, manifest, shards, staging_id=staging_id, say=lambda _: None)
@@ -82,6 +83,7 @@ def measured(current: Settings, folder: Path, dataset: str, most_bytes: int) -> 
         "probe": "storage_stage",
         "dataset": manifest.reference,
         "store": store.base_url.partition("://")[0],
+        "cache": cache,
         "seconds": _span(done.transfers) or whole_s,
         "transfers": [
             each.model_dump(mode="json", include={"arrival", "reason", "size_bytes", "fetched_bytes", "duration_s"})
@@ -89,6 +91,20 @@ def measured(current: Settings, folder: Path, dataset: str, most_bytes: int) -> 
         ],
         "first_byte_s": _first_byte(store, manifest, shards),
     }
+
+
+def _forgotten(store: Store, manifest: Manifest, shards: Sequence[Shard]) -> str | None:
+    """Of a store that is a directory: `dropped`: this node has its shards in memory no more; `warm`: it may have them.
+
+    What the servers of another store have in memory cannot be known: None.
+    """
+    if not store.is_local:
+        return None
+    paths = [Path(store.path(names.shard_key(manifest.dataset, shard.sha256))) for shard in shards]
+    try:
+        return "dropped" if page_cache.forget(paths) else "warm"
+    except OSError:  # one is not there: staging says which
+        return "warm"
 
 
 def within(shards: Sequence[Shard], most_bytes: int) -> tuple[Shard, ...]:

@@ -72,13 +72,17 @@ def land_stagings_of(store: Store, run_id: str) -> None:
     Raises:
         LandingConflict, StoreRefused, StoreUnreachable, UnsafeStore: see `land.land_table`.
     """
+    for staging_id in stagings_of(store, run_id):
+        try:
+            land_staging(store, staging_id)
+        except CorruptObject as e:
+            log.warning("record of a staging left out: %s", e)
+
+
+def stagings_of(store: Store, run_id: str) -> list[str]:
+    """The ids of the stagings with which attempts at the run's jobs began, see `names.staging_of_run`."""
     that_day = names.staging_prefix(run_id).rpartition("/")[0]
-    for staging_id in store.folders_under(that_day):
-        if staging_id.startswith(f"{run_id}."):  # see names.staging_of_run
-            try:
-                land_staging(store, staging_id)
-            except CorruptObject as e:
-                log.warning("record of a staging left out: %s", e)
+    return [staging_id for staging_id in store.folders_under(that_day) if staging_id.startswith(f"{run_id}.")]
 
 
 def land_scrub(store: Store, scrub_id: str) -> int:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from pipelines import keys
+from pipelines import bulk, keys
 from pipelines.errors import StoreRefused, StoreUnreachable
 from pipelines.storage import Store
 from pipelines.tables.schema import PARTITION, TABLES, Table
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable, WriterProperties
 
 _COLOUR = re.compile("\x1b\\[[0-9;]*m|↳")
-_GAVE_UP = re.compile(r"after (\d+) retries")  # object_store's words for a server that does not answer
 _ALMOST_UNIQUE = ("value", "job_id", "raw_key", "raw_sha256")
 """Few values repeat in them: with a dictionary, files are 5 % larger and reading a node's month takes twice the CPU."""
 
@@ -73,8 +72,8 @@ def open_described(store: Store, table: Table) -> "DeltaTable":
 def failure(store: Store, name: str, e: Exception) -> StoreRefused | StoreUnreachable:
     """What delta-rs reports in several coloured lines, as one sentence; whether a retry may help stands in its text."""
     said = " ".join(_COLOUR.sub("", str(e)).split())
-    if gave_up := _GAVE_UP.search(said):
-        return StoreUnreachable(uri(store, name), int(gave_up[1]) + 1, said)
+    if attempts := bulk.attempts_in(said):
+        return StoreUnreachable(uri(store, name), attempts, said)
     return StoreRefused(uri(store, name), said)
 
 

@@ -44,7 +44,6 @@ def maintain(
     now: datetime,
     keep_months: Mapping[str, int] | None = None,
     vacuum_after: timedelta = SHORTEST_VACUUM,
-    threads: int | None = None,
 ) -> MaintenanceReport:
     """Rewrite, expire, vacuum and checkpoint every table, then rebuild `latest`. Safe to repeat and beside landings.
 
@@ -61,7 +60,7 @@ def maintain(
     for name, description in TABLES.items():
         table = snapshot.open_newest(store, name)
         if table is not None:
-            done.append(_maintain_table(store, table, description, now, keep_months.get(name), vacuum_after, threads))
+            done.append(_maintain_table(store, table, description, now, keep_months.get(name), vacuum_after))
     rows = latest.rebuild(store)
     if (table := snapshot.open_newest(store, latest.TABLE.name)) is not None:
         _tidy(table, vacuum_after)
@@ -87,7 +86,6 @@ def _maintain_table(
     now: datetime,
     keep_months: int | None,
     vacuum_after: timedelta,
-    threads: int | None,
 ) -> TableMaintenance:
     before = files_by_month(table)
     expired = () if keep_months is None else expired_months(tuple(before), now, keep_months)
@@ -95,7 +93,7 @@ def _maintain_table(
         table.delete(f"{PARTITION} < '{_months_back(now, keep_months or 0)}'")
     scattered = tuple(month for month, files in before.items() if files > 1 and month not in expired)
     for month in scattered:
-        rewrite_month(store, description, month, threads)
+        rewrite_month(store, description, month)
     table.update_incremental()
     vacuumed = _tidy(table, vacuum_after)
     return TableMaintenance(
@@ -117,7 +115,7 @@ def _tidy(table: "DeltaTable", vacuum_after: timedelta) -> int:
     return len(vacuumed)
 
 
-def rewrite_month(store: Store, description: Table, month: str, threads: int | None = None) -> None:
+def rewrite_month(store: Store, description: Table, month: str) -> None:
     """Replace the month's files by one in the table's order; the rows stay the same.
 
     The rows are read from the files of one version and committed against that same version: a landing that comes
@@ -134,7 +132,7 @@ def rewrite_month(store: Store, description: Table, month: str, threads: int | N
         table = snapshot.open_newest(store, description.name)
         if table is None or files_by_month(table)[month] < 2:
             return
-        with engine.connect(store, threads) as connection:
+        with engine.connect(store) as connection:
             files = snapshot.files(store, table, month)
             order = ", ".join(f'"{column}"' for column in description.sort)
             rows = connection.sql(f"{engine.parquet(files, PARTITION)} ORDER BY {order}").to_arrow_reader()

@@ -23,8 +23,8 @@ def overview(summaries: tuple[Summary, ...]) -> Result:
     for each in summaries:
         direction, _, quantity = each.metric.partition("_")
         if quantity in _HEADINGS:
-            line = lines.setdefault((each.node, each.case, direction), {"repeats": str(each.repeats)})
-            line[quantity] = _with_spread(each)
+            key = (each.node, f"{each.benchmark} {each.case}", direction)
+            lines.setdefault(key, {"repeats": str(each.repeats)})[quantity] = _with_spread(each)
     names = ("node", "case", "", *_HEADINGS.values(), "repeats")
     return Result(
         columns=tuple(Column(name=name, type="VARCHAR") for name in names),

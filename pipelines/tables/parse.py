@@ -12,6 +12,7 @@ from pydantic import AwareDatetime, PositiveInt, ValidationError
 
 import pipelines
 from pipelines import arrivals, benchmark, bulk, keys
+from pipelines.arrivals import Failure
 from pipelines.errors import KeyNotFound
 from pipelines.isolation import Trial
 from pipelines.records import Environment, Plan, Record
@@ -42,6 +43,7 @@ class Inputs(Record):
     plan: str  # sha256
     raw: Mapping[str, str]  # key of each raw output -> sha256
     reached: tuple[str, ...] = ()  # nodes on which a task was heard to begin, sorted
+    failed: tuple[Failure, ...] = ()  # the last of each of their tasks, sorted
     parsers: Mapping[str, str]  # benchmark -> hash of the code that reads its output
 
 
@@ -67,11 +69,13 @@ def prepare(store: Store, plan: Plan, at: datetime) -> str:
         plan=keys.sha256(plan.model_dump_json().encode()),
         raw={attempt.key: attempt.sha256 for attempt in attempts},
         reached=tuple(sorted(arrivals.nodes(store, plan.run_id))),
+        failed=arrivals.failures(store, plan.run_id),
         parsers={name: parser_digest(name) for name in sorted({job.benchmark for job in plan.jobs})},
     )
     batch = _batch(store, plan.run_id, inputs, at)
     batch_id = keys.batch_id(plan.run_id, inputs.model_dump(mode="json"), batch.generation)
-    made = rows.rows_of(plan, attempts, _environments(store, attempts), batch_id, batch.made_at, inputs.reached)
+    seen = _environments(store, attempts)
+    made = rows.rows_of(plan, attempts, seen, batch_id, batch.made_at, inputs.reached, inputs.failed)
     for table in ("environments", "histograms", "telemetry", "measurements", "runs"):
         files.create(store, keys.parsed_key(batch_id, table), getattr(made, table))
     return batch_id

@@ -81,17 +81,6 @@ class Reader:
         except duckdb.Error as e:
             raise BadQuery(sql, _sentence(e)) from e
 
-    def refresh(self) -> bool:
-        """Whether any table had moved on since; its view then shows the newest version. Nothing to do under `as_of`."""
-        if self._as_of is not None:
-            return False
-        moved = [name for name in reversed(SCHEMAS) if self._moved(name)]  # see snapshot.take
-        for name in moved:
-            self._show(name)
-        if moved:
-            self._derive()
-        return bool(moved)
-
     def close(self) -> None:
         self._connection.close()
 
@@ -113,15 +102,6 @@ class Reader:
             return self._connection.sql(statements[0].query)
         except duckdb.Error as e:
             raise BadQuery(sql, _sentence(e)) from e
-
-    def _moved(self, name: str) -> bool:
-        table = self._tables[name]
-        if table is None:
-            self._tables[name] = snapshot.open_newest(self._store, name)
-            return self._tables[name] is not None
-        before = table.version()
-        table.update_incremental()
-        return table.version() != before
 
     def _show(self, name: str) -> None:
         """Point the view `name` at the files of its table's version, with every column it should have."""

@@ -94,7 +94,7 @@ def _three_digits(value: float) -> str:
     return f"{value:.2f}" if size < 10 else f"{value:.1f}" if size < 100 else f"{value:,.0f}"
 
 
-def as_table(result: Result, width: int | None = None) -> str:
+def as_table(result: Result) -> str:
     """The rows as a terminal table; values beside a column `unit` are shown in that unit, and it is not repeated."""
     from rich import box
     from rich.console import Console
@@ -108,7 +108,7 @@ def as_table(result: Result, width: int | None = None) -> str:
         cells = dict(zip(result.names, row, strict=True))
         table.add_row(*(_cell(column.name, cells) for column in shown))
     stream = io.StringIO()
-    natural = width or max(80, Console(width=10_000).measure(table).maximum)
+    natural = max(80, Console(width=10_000).measure(table).maximum)
     Console(file=stream, width=natural, color_system=None, highlight=False).print(table)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 

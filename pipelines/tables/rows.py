@@ -1,9 +1,10 @@
 """A run's rows from its plan and raw outputs: one for every planned job, and with each number its evidence. Pure."""
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from pipelines import benchmark, energy, keys
+from pipelines.arrivals import Failure
 from pipelines.errors import CorruptObject, Unknown, UnknownOutput
 from pipelines.records import (
     Environment,
@@ -29,6 +31,7 @@ from pipelines.tables.schema import ENVIRONMENTS, HISTOGRAMS, LABELS, MEASUREMEN
 
 _OF_JOB = ("node", "benchmark", "case", "repeat", "job_id", "dataset", "peer", "round")
 _ENDED_EARLY = "there is no raw output: a task of its node began, and ended before this job"
+_FAILED = "there is no raw output: the task {} of its node failed, attempt {}: {}"
 _NOT_HEARD_OF = "there is no raw output, nor word that a task of its node began"
 _UNPARSED = Parsed(outcome=Outcome.TOOL_FAILED, reason="-")
 _UNREACHABLE = "node unreachable: no task was heard to begin there within {:g} s"
@@ -117,19 +120,22 @@ def rows_of(
     batch: str,
     at: datetime,
     reached: Collection[str] = (),
+    failed: Collection[Failure] = (),
 ) -> Rows:
     """Every row of the run, as batch `batch` landed at `at`: one in `runs` per planned job and attempt.
 
-    A job without a raw output is `not_measured` and has no attempt; `reached` are the nodes on which a task began. A
-    readable raw output of a job that the plan does not have keeps its row as well, so that validation can name it.
+    A job without a raw output is `not_measured` and has no attempt; `reached` are the nodes on which a task began, and
+    `failed` what tasks of nodes failed with. A readable raw output of a job that the plan does not have keeps its row
+    as well, so that validation can name it.
     """
     night = date.fromisoformat(keys.run_date(plan.run_id))
     shared = {"run_id": plan.run_id, "month": f"{night:%Y-%m}", "night": night, "batch_id": batch, "landed_at": at}
     given = list(attempts)
     judged = list(_by_job(plan, given))
     heard_of = {*reached, *(keys.raw_parts(attempt.key)[1] for attempt in given)}
+    absent = partial(_absent, plan, heard_of, {(each.node, each.task): each for each in failed})
     cohorts = {node.name: node.cohort for node in plan.nodes}
-    runs = pa.Table.from_pylist([{**shared, **_run(plan, cohorts, heard_of, *each)} for each in judged], schema=RUNS)
+    runs = pa.Table.from_pylist([{**shared, **_run(plan, cohorts, absent, *each)} for each in judged], schema=RUNS)
     parsed = [attempt.parsed for _, attempt in judged if attempt]
     of = [row for row, (_, attempt) in enumerate(judged) if attempt]
     facts = [
@@ -156,9 +162,11 @@ def _by_job(plan: Plan, attempts: Iterable[Attempt]) -> Iterator[tuple[Job, Atte
     yield from ((attempt.raw.job, attempt) for attempt in unplanned if attempt and attempt.raw)
 
 
-def _absent(plan: Plan, heard_of: Collection[str], job: Job) -> Parsed:
+def _absent(plan: Plan, heard_of: Collection[str], failed: Mapping[tuple[str, str], Failure], job: Job) -> Parsed:
     """Why there is no raw output of a job."""
-    if job.node in heard_of:
+    if failure := failed.get((job.node, job.task)):
+        reason = _FAILED.format(failure.task, failure.attempt, failure.problem)
+    elif job.node in heard_of:
         reason = _ENDED_EARLY
     elif plan.unreachable_after_s is None:
         reason = _NOT_HEARD_OF
@@ -168,9 +176,9 @@ def _absent(plan: Plan, heard_of: Collection[str], job: Job) -> Parsed:
 
 
 def _run(
-    plan: Plan, cohorts: Mapping[str, str], heard_of: Collection[str], job: Job, attempt: Attempt | None
+    plan: Plan, cohorts: Mapping[str, str], absent: Callable[[Job], Parsed], job: Job, attempt: Attempt | None
 ) -> dict[str, Any]:
-    parsed = attempt.parsed if attempt else _absent(plan, heard_of, job)
+    parsed = attempt.parsed if attempt else absent(job)
     raw = attempt.raw if attempt else None
     of_tool = (
         "environment_id",

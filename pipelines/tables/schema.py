@@ -131,7 +131,7 @@ VERDICTS = pa.schema(
         *_RUN,
         *_WHERE,
         pa.field("metric", pa.string(), nullable=False),
-        pa.field("rule", pa.string(), nullable=False),  # "floor"
+        pa.field("rule", pa.string(), nullable=False),  # "floor", "partners"
         pa.field("verdict", pa.string(), nullable=False),  # "pass", "fail", "not_measured"
         pa.field("observed", pa.float64()),
         pa.field("expected", pa.float64()),
@@ -141,6 +141,7 @@ VERDICTS = pa.schema(
         *_LANDED,
     ]
 )
+"""One row per rule and metric of a case on a node: what was judged of it, and on which evidence."""
 
 _MONTH = pa.field("month", pa.string(), nullable=False)
 
@@ -254,9 +255,7 @@ TABLES: Mapping[str, Table] = {
         Table("datasets", DATASETS, ("dataset", "published_at"), of_runs=False),
         Table("staging", STAGING, ("dataset", "node", "started_at"), of_runs=False),
         Table("scrubs", SCRUBS, ("dataset", "place", "checked_at"), of_runs=False),
-        Table(
-            "usage", USAGE, ("tenant", "node", "started_at"), of_runs=False
-        ),  # a landing of its own, see `usage.land`
+        Table("usage", USAGE, ("tenant", "node", "started_at"), of_runs=False),  # see `usage.land_batch`
         Table("environments", ENVIRONMENTS, ("environment_id", "run_id")),
         # a row has a hundred bins, and what is asked for is a night of the fleet: 35 ms, otherwise 130
         Table("histograms", HISTOGRAMS, ("metric", "night", "node", "started_at"), row_group=2_048),

@@ -15,7 +15,7 @@ from pipelines.datasets import names
 from pipelines.datasets.events import Staging
 from pipelines.records import Plan, Record
 from pipelines.storage import Store
-from pipelines.tables import files, land
+from pipelines.tables import datasets, files, land
 from pipelines.tables.schema import USAGE
 
 log = logging.getLogger(__name__)
@@ -117,11 +117,9 @@ def staged_bytes(store: Store, run_id: str) -> Mapping[str, int]:
 
 
 def _stagings(store: Store, run_id: str) -> Iterator[tuple[str, bytes]]:
-    that_day = names.staging_prefix(run_id).rpartition("/")[0]
-    for staging_id in store.folders_under(that_day):
-        if staging_id.startswith(f"{run_id}."):  # see names.staging_of_run
-            found = store.keys_under(names.staging_prefix(staging_id))
-            yield from zip(found, store.read_many(found), strict=True)
+    for staging_id in datasets.stagings_of(store, run_id):
+        found = store.keys_under(names.staging_prefix(staging_id))
+        yield from zip(found, store.read_many(found), strict=True)
 
 
 def recent(store: Store, since: datetime) -> tuple[Used, ...]:

@@ -65,11 +65,12 @@ def pack(chunk: str) -> None:
 @task(outlets=[DATASETS])
 def commit(chunks: list[str]) -> str:
     """Publish the version and move the tag. Returns the version's id."""
-    from pipelines.datasets import publications, publish
+    from pipelines.datasets import commit as committer
+    from pipelines.datasets import publications
 
     settings, store = deployment()
     planned = publications.load(store, _dataset(), chunks[0].partition("/")[0])
-    made = publish.commit(settings, store, planned, datetime.now(UTC))
+    made = committer.commit(settings, store, planned, datetime.now(UTC))
     log.info("version=%s shards=%d stored_bytes=%d", made.reference, len(made.body.shards), made.stored_bytes)
     event = get_current_context()["outlet_events"][DATASETS]
     event.extra = {"dataset": made.dataset, "version": made.version, "tag": planned.request.tag}

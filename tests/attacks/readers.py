@@ -10,7 +10,7 @@ from pathlib import Path
 import zstandard
 from pydantic import ValidationError
 
-from pipelines import approvals, benchmark, busy, documents, gpus, guard, keys, settings, tools
+from pipelines import approvals, arrivals, benchmark, busy, documents, gpus, guard, keys, settings, tools
 from pipelines.commands import node
 from pipelines.datasets import manifest, names
 from pipelines.datasets.cache import Note, Pin
@@ -121,6 +121,8 @@ def all_readers() -> Iterator[Reader]:
     yield Reader(
         "approval", approvals.Approval.model_validate_json, (ValidationError,), (approval.model_dump_json().encode(),)
     )
+    failure = arrivals.Failure(node="gpu-01", task="measure", attempt=1, problem="-").model_dump_json().encode()
+    yield Reader("failure", arrivals.Failure.model_validate_json, (ValidationError,), (failure,))
     environment = Environment(environment_id="e", facts={"a": 1, "b": ({"c": None},)}).model_dump_json().encode()
     yield Reader("environment", Environment.model_validate_json, (ValidationError,), (environment,))
     yield Reader(

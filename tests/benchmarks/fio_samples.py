@@ -23,6 +23,9 @@ _RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "3.33-rand_write.json": ({"profile": "rand_write", **_TIMED}, {}),
     "3.33-mixed.json": ({"profile": "mixed", **_TIMED}, {}),
     "3.33-checkpoint.json": ({"profile": "checkpoint", "size_bytes": 256 * _MIB, "fsync_bytes": 16 * _MIB}, {}),
+    "3.25-mixed.json": ({"profile": "mixed", **_TIMED}, {}),
+    "3.39-mixed.json": ({"profile": "mixed", **_TIMED}, {}),
+    "3.39-checkpoint.json": ({"profile": "checkpoint", "size_bytes": 256 * _MIB, "fsync_bytes": 16 * _MIB}, {}),
     "3.33-numjobs2.json": ({"profile": "mixed", "numjobs": 2, **_TIMED}, {}),
     "3.33-sigterm.json": (_KILLED, {"exit_status": 128}),
     "3.33-sigterm_in_ramp.json": ({**_KILLED, "ramp_s": 10}, {"exit_status": 128, "timed_out": True}),
@@ -45,8 +48,8 @@ def text(name: str) -> str:
 
 
 def raw(name: str, **fields: Any) -> RawOutput:
-    """The raw output of the run that gave the sample `3.33-<name>`; `fields` replace some of it."""
-    file = next(each for each in NAMES if each.startswith(f"3.33-{name}."))
+    """The raw output of the run that gave the sample `<name>`, or `3.33-<name>`; `fields` replace some of it."""
+    file = next(each for each in NAMES if each.startswith((f"{name}.", f"3.33-{name}.")))
     given, ended = _RUNS[file]
     return of(given, **{"output": text(file), **ended, **fields})
 

@@ -7,6 +7,7 @@ from pipelines import benchmark
 from pipelines.records import RawOutput
 from tests import make
 
+UNPACKED = Path(__file__).parents[2] / ".venv/llama/bin"  # by infra/bootstrap.sh
 SAMPLES = Path(__file__).parents[1] / "samples"
 BUILD = "0.7.0-b11669"
 BENCH = benchmark.get("llama_bench")

@@ -1,7 +1,7 @@
 """NVML's C functions on a machine with two GPUs, the second of them lost: what pynvml calls for libnvidia-ml.
 
 Each takes the pointers that pynvml gives it, and writes what the driver would. What it lists no answer for is answered
-with NVML_ERROR_NOT_SUPPORTED, as by a GPU without that sensor.
+with NVML_ERROR_NOT_SUPPORTED, as by a GPU without that sensor. An older driver lacks the functions that `lacks` names.
 """
 
 import ctypes
@@ -32,16 +32,21 @@ NUMBERS: dict[tuple[str, int | None], tuple[int, ...]] = {  # by function and, w
     ("nvmlDeviceGetCurrPcieLinkWidth", None): (16,),
     ("nvmlDeviceGetMaxPcieLinkWidth", None): (16,),
     ("nvmlDeviceGetRemappedRows", None): (0, 1, 0, 0),
+    ("nvmlDeviceGetCurrentClocksEventReasons", None): (0x4,),
     ("nvmlDeviceGetCurrentClocksThrottleReasons", None): (0x4,),
 }
 MEMORY_BYTES = 85_520_809_984  # 81559.06 MiB
 
 
 class Library:
-    def __init__(self, gpus: int = 2) -> None:
-        self._gpus = gpus
+    def __init__(self, gpus: int = 2, lacks: frozenset[str] = frozenset()) -> None:
+        self._gpus, self._lacks = gpus, lacks
 
     def __getattr__(self, name: str) -> Callable[..., int]:
+        if name in self._lacks:
+            raise AttributeError(name)
+        if name == "nvmlDeviceGetMemoryInfo_v2":
+            return _memory
         if name in TEXTS:
             return lambda *arguments: _text(TEXTS[name], arguments)
         return lambda *arguments: _number(name, arguments)
@@ -60,12 +65,17 @@ class Library:
         return GPU_IS_LOST if index.value == 1 else SUCCESS
 
     def nvmlDeviceGetMemoryInfo(self, _gpu: Any, memory: Any) -> int:  # noqa: N802
-        memory._obj.total, memory._obj.used = MEMORY_BYTES, 600 * 2**20
+        memory._obj.total, memory._obj.used = MEMORY_BYTES, 604 * 2**20
         return SUCCESS
 
     def nvmlDeviceGetTotalEccErrors(self, _gpu: Any, kind: Any, since: Any, count: Any) -> int:  # noqa: N802
         count._obj.value = 2 if (kind.value, since.value) == (1, 1) else 0
         return SUCCESS
+
+
+def _memory(_gpu: Any, memory: Any) -> int:
+    memory._obj.total, memory._obj.reserved, memory._obj.used = MEMORY_BYTES, 600 * 2**20, 4 * 2**20
+    return SUCCESS
 
 
 def _text(text: bytes, arguments: tuple[Any, ...]) -> int:

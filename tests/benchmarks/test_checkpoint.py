@@ -46,6 +46,13 @@ def test_bandwidths_are_all_shards_bytes_over_the_seconds_and_a_restore_says_whe
         assert each.unit == metric.unit
 
 
+def test_what_a_filesystem_may_have_kept_in_memory_is_labelled_with_it() -> None:
+    document = (FOLDER / "0.1.0-warm.json").read_text()
+    for filesystem, label in (("tmpfs", "tmpfs"), ("xfs", None)):
+        measured = CHECKPOINT.parse(raw(document, facts={"filesystem": filesystem})).measurements
+        assert {each.labels.get("filesystem") for each in measured} == {label}
+
+
 def test_a_save_leaves_whole_shards_under_their_last_name_that_no_drive_can_store_once(tmp_path: Path) -> None:
     done = run(tmp_path)
     assert done.exit_status == 0, done.stderr

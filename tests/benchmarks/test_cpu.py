@@ -1,6 +1,7 @@
 """cpu: sysbench's report, and sysbench itself."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,17 @@ def test_times_are_milliseconds_and_one_too_short_to_be_printed_is_no_zero() -> 
     )
     assert values(CPU.parse(raw("all")))["event_time_mean"] == pytest.approx(0.56e-3)
     assert "event_time_mean" not in values(CPU.parse(raw("all", stdout=shorter)))
+
+
+def test_the_report_of_sysbench_1_1_is_read_as_that_of_1_0() -> None:
+    """sb_report_cumulative of 1.1 (src/sysbench.c) has a block "Throughput" where 1.0 has "General statistics"."""
+    newer = re.sub(
+        r"General statistics:\n +total time: +([\d.]+)s\n",
+        r"Throughput:\n    events/s (eps):         3560.93\n    time elapsed:                        \1s\n",
+        text("all"),
+    )
+    assert "time elapsed:" in newer
+    assert CPU.parse(raw("all", stdout=newer)) == CPU.parse(raw("all"))
 
 
 def test_a_run_shorter_than_asked_is_truncated() -> None:

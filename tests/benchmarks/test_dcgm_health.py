@@ -1,7 +1,6 @@
 """dcgm_health: what the watches say of the node and of each GPU that is not well; and how they are left."""
 
 import json
-import math
 import os
 import queue
 import signal
@@ -15,16 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import benchmark, process, tools
-from pipelines.errors import UnknownOutput
 from pipelines.process import Completed
 from pipelines.records import Outcome, Parsed
 from tests import make
+from tests.benchmarks.placed import assert_honest_or_unknown, damaged, each_altered
 from tests.node import waiting
 
 HEALTH = benchmark.get("dcgm_health")
 SAMPLES = Path(__file__).parents[1] / "samples/dcgm_health"
 STANDINS = Path(__file__).parents[1] / "standins/dcgm"
-NAMES = sorted(path.name for path in SAMPLES.glob("*.json"))
 FETCHED = 'Health monitor systems report\n{"body": {"PCIe": {"value": "Off"}, "Memory": {"value": "On"}}}\n'
 
 
@@ -143,24 +141,20 @@ def test_version_is_that_of_dcgmi_and_a_node_without_it_is_not_measured(tmp_path
     assert "datacenter-gpu-manager" in without.reason
 
 
-def _is_honest_or_unknown(stdout: str) -> None:
-    try:
-        parsed = _parse(stdout)
-    except UnknownOutput:
-        return
-    assert (parsed.outcome is Outcome.OK) == (not parsed.reason)
-    for each in parsed.measurements:
-        assert math.isfinite(each.value)
-        assert each.value in (0, 1)
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(["3.3.9-memory_warning.json", "4.6.0-several.json"]), st.data())
+def test_damaged_text_is_read_honestly_or_refused(name: str, data: st.DataObject) -> None:
+    text, whole = (SAMPLES / name).read_text(), _checked(name)
+    broken = data.draw(damaged(text))
+    assert_honest_or_unknown(HEALTH, _raw(_document(("-f", FETCHED), ("-c", broken))))
+    assert_honest_or_unknown(HEALTH, _raw(_document(("-f", broken), ("-c", text))))
+    assert_honest_or_unknown(HEALTH, _raw(data.draw(damaged(whole))))
 
 
-@settings(max_examples=80, deadline=None)
-@given(st.sampled_from(NAMES), st.floats(0, 1), st.text(max_size=12))
-def test_damaged_report_is_read_honestly_or_refused(name: str, where: float, put: str) -> None:
-    text = (SAMPLES / name).read_text()
-    at = int(where * len(text))
-    for damaged in (text[:at], text[:at] + put + text[at + len(put) :], put):
-        _is_honest_or_unknown(_document(("-f", FETCHED), ("-c", damaged)))
-        _is_honest_or_unknown(_document(("-f", damaged), ("-c", text)))
-    whole = _checked(name)
-    _is_honest_or_unknown(whole[: int(where * len(whole))] + put)
+def test_report_or_document_with_a_wrong_value_is_read_honestly_or_refused() -> None:
+    text = (SAMPLES / "4.6.0-several.json").read_text()
+    report, document = json.loads(text), json.loads(_checked("4.6.0-several.json"))
+    for altered in each_altered(report, report):
+        assert_honest_or_unknown(HEALTH, _raw(_document(("-f", FETCHED), ("-c", json.dumps(altered)))))
+    for altered in each_altered(document, document):
+        assert_honest_or_unknown(HEALTH, _raw(json.dumps(altered)))

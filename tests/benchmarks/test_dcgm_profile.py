@@ -117,6 +117,16 @@ def test_one_that_was_ended_with_what_it_stood_beside_is_whole() -> None:
     assert PROFILE.parse(_raw(text, exit_status=None, signal=15, seconds=600)).outcome is Outcome.TRUNCATED
 
 
+def test_one_that_was_ended_before_its_first_sample_is_truncated_and_a_whole_table_without_one_is_unknown() -> None:
+    """DCGM prints the head, and then sets its watches."""
+    head = "".join((SAMPLES / "4.1.0-two_gpus.txt").read_text().splitlines(keepends=True)[:2])
+    for printed in ("", head):
+        parsed = PROFILE.parse(_raw(printed, exit_status=None, signal=15, facts={"ended_with": "job-2"}))
+        assert (parsed.outcome, parsed.reason) == (Outcome.TRUNCATED, "it was ended before it printed a sample")
+        with pytest.raises(UnknownOutput):
+            PROFILE.parse(_raw(printed))
+
+
 @pytest.mark.integration
 def test_the_command_ends_by_itself_and_its_table_is_read(tmp_path: Path) -> None:
     done = _run(tmp_path, version="4.6.0")
@@ -133,6 +143,18 @@ def test_without_a_host_engine_it_is_the_configuration(tmp_path: Path) -> None:
     parsed = PROFILE.parse(_raw(done.stdout, exit_status=done.exit_status))
     assert parsed.outcome is Outcome.CONFIG
     assert "unable to establish a connection" in parsed.reason
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"), [(220, Outcome.NOT_MEASURED), (218, Outcome.NOT_MEASURED), (222, Outcome.CONTENDED)]
+)
+def test_gpus_that_cannot_be_profiled_or_not_now_are_no_failure_of_the_tool(status: int, outcome: Outcome) -> None:
+    said = (
+        f"Error setting watches. Result: {status - 256}: Profiling is not supported for this group of GPUs or GPU.\n\n"
+    )
+    parsed = PROFILE.parse(_raw("", stderr=said, exit_status=status))
+    assert (parsed.outcome, parsed.measurements) == (outcome, ())
+    assert "Profiling is not supported" in parsed.reason
 
 
 @pytest.mark.integration

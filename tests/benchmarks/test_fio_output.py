@@ -13,6 +13,7 @@ from tests.benchmarks import fio_samples as samples
 from tests.benchmarks.fio_samples import FIO
 
 WHOLE = ("seq_read", "seq_write", "rand_read", "rand_write", "mixed", "checkpoint", "numjobs2")
+OTHER_VERSIONS = ("3.25-mixed", "3.39-mixed", "3.39-checkpoint")
 
 
 # --- whole documents ----------------------------------------------------------------------------------------
@@ -24,7 +25,7 @@ def test_a_real_output_gives_exactly_the_golden_result(name: str) -> None:
     assert FIO.parse(samples.raw(name)) == Parsed.model_validate_json(golden)
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", [*WHOLE, *OTHER_VERSIONS])
 def test_a_whole_run_is_ok_and_every_value_lies_in_its_honest_range(name: str) -> None:
     parsed = FIO.parse(samples.raw(name))
     assert (parsed.outcome, parsed.reason) == (Outcome.OK, "")
@@ -32,6 +33,14 @@ def test_a_whole_run_is_ok_and_every_value_lies_in_its_honest_range(name: str) -
         metric = FIO.metric(measurement.metric)
         assert metric.low <= measurement.value <= metric.high
         assert metric.unit == measurement.unit
+
+
+@pytest.mark.parametrize(("filesystem", "label"), [("ext4", None), ("tmpfs", "tmpfs"), ("zfs", "zfs")])
+def test_what_may_have_come_from_memory_although_it_was_direct_is_labelled(filesystem: str, label: str | None) -> None:
+    parsed = FIO.parse(samples.raw("mixed", facts={"filesystem": filesystem}))
+    assert parsed.outcome is Outcome.OK
+    for each in (*parsed.measurements, *parsed.histograms):
+        assert (each.labels["direct"], each.labels.get("filesystem")) == ("true", label)
 
 
 @pytest.mark.parametrize("name", samples.NAMES)

@@ -13,6 +13,7 @@ from pipelines.benchmark import Peer, Workplace
 from pipelines.errors import BadParameter, UnknownOutput
 from pipelines.records import Outcome, Parsed, RawOutput
 from tests import make
+from tests.benchmarks.placed import assert_honest_or_unknown, each_altered
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "tests/samples/iperf3"
@@ -27,8 +28,8 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-def text(name: str) -> str:
-    return (FOLDER / f"3.12-{name}.json").read_text()
+def text(name: str, version: str = "3.12") -> str:
+    return (FOLDER / f"{version}-{name}.json").read_text()
 
 
 def raw(name: str, params: dict[str, Any] | None = None, **fields: Any) -> RawOutput:
@@ -71,6 +72,53 @@ def test_both_directions_at_once_are_two_goodputs() -> None:
     assert got["goodput", "reverse"] == pytest.approx(end["sum_received_bidir_reverse"]["bits_per_second"] / 8)
 
 
+def test_the_round_trip_is_that_of_the_streams_that_the_client_sends() -> None:
+    """Of the others its kernel has one as well, of their acknowledgements: 4 us where it is 200."""
+    streams = [stream["sender"] for stream in json.loads(text("bidir", "3.18"))["end"]["streams"]]
+    assert [(stream["sender"], stream["mean_rtt"]) for stream in streams] == [
+        (True, 46),
+        (True, 358),
+        (False, 4),
+        (False, 4),
+    ]
+    got = values(IPERF3.parse(raw("bidir", stdout=text("bidir", "3.18"))))
+    assert got["rtt_mean", "both"] == pytest.approx((46 + 358) / 2 / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [("3.9", "tcp4"), ("3.9", "reverse"), ("3.9", "udp"), ("3.18", "tcp4"), ("3.18", "bidir"), ("3.18", "udp")],
+)
+def test_an_older_and_a_newer_version_give_all_that_is_required(version: str, name: str) -> None:
+    parsed = IPERF3.parse(raw(name, stdout=text(name, version)))
+    assert (parsed.outcome, parsed.reason) == (Outcome.OK, "")
+    end = json.loads(text(name, version))["end"]
+    received = end["sum"] if (version, name) == ("3.9", "udp") else end["sum_received"]
+    got = values(parsed)["goodput", "reverse" if name == "reverse" else "forward"]
+    assert got == pytest.approx(received["bytes"] / received["seconds"], rel=0.01)
+    for each in parsed.measurements:
+        assert IPERF3.metric(each.metric).low <= each.value <= IPERF3.metric(each.metric).high
+
+
+def test_two_directions_that_a_version_does_not_tell_apart_are_no_measurement() -> None:
+    """3.9 prints either sum under the same name, so that only one of them is read."""
+    assert "bidir_reverse" not in text("bidir", "3.9")
+    parsed = IPERF3.parse(raw("bidir", stdout=text("bidir", "3.9")))
+    assert (parsed.outcome, parsed.measurements) == (Outcome.CONFIG, ())
+    assert parsed.reason == "this iperf3 does not tell the two directions apart: 3.12 or later does"
+
+
+def test_an_error_that_stands_on_stderr_alone_is_one() -> None:
+    assert PAIR is not None
+    said = "iperf3: error - unable to send control message: Bad file descriptor\n"
+    refused = raw("refused", stdout=text("refused", "3.9"), stderr=said, exit_status=1)
+    assert PAIR.unanswered(refused) == "unable to send control message: Bad file descriptor"
+    assert IPERF3.parse(refused).outcome is Outcome.NOT_MEASURED
+    assert PAIR.unanswered(raw("busy", stdout=text("busy", "3.18"), exit_status=1))
+    killed = IPERF3.parse(raw("tcp4", stdout=text("server_killed", "3.18"), exit_status=1))
+    assert (killed.outcome, killed.reason) == (Outcome.TRUNCATED, "iperf3: control socket has closed unexpectedly")
+
+
 def test_datagrams_that_were_lost_are_no_goodput() -> None:
     document = json.loads(text("udp"))
     received = document["end"]["sum_received"]
@@ -79,6 +127,47 @@ def test_datagrams_that_were_lost_are_no_goodput() -> None:
     whole = values(IPERF3.parse(raw("udp")))
     assert got["loss", "forward"] == pytest.approx(0.5)
     assert got["goodput", "forward"] == pytest.approx(whole["goodput", "forward"] / 2)
+
+
+@pytest.mark.parametrize(("lost", "ratio"), [(-3, 0.0), (0, 0.0), (382, 1.0)])
+def test_datagrams_that_come_after_they_were_counted_as_lost_are_no_negative_loss(lost: int, ratio: float) -> None:
+    """iperf3 takes the loss of the omitted time from the whole: what of it comes late makes the rest negative."""
+    document = json.loads(text("udp"))
+    document["end"]["sum_received"]["lost_packets"] = lost
+    parsed = IPERF3.parse(raw("udp", stdout=json.dumps(document)))
+    assert values(parsed)["loss", "forward"] == ratio
+    assert (parsed.outcome is Outcome.OK) == (lost < 382)
+
+
+def test_datagrams_after_the_last_that_arrived_are_lost_although_iperf3_does_not_count_them() -> None:
+    """Of four seconds the receiver's firewall dropped all datagrams of the last two."""
+    end = json.loads(text("udp_end_lost"))["end"]
+    assert end["sum_received"]["lost_percent"] < 1
+    params = {"protocol": "udp", "udp_rate": 12_500_000, "duration_s": 4}
+    got = values(IPERF3.parse(raw("udp_end_lost", params)))
+    assert got["loss", "forward"] == pytest.approx(1 - (17325 - 257) / 34530)
+    assert got["goodput", "forward"] == pytest.approx((17325 - 257) * 1448 / 4, rel=0.01)
+
+
+def test_where_no_datagram_arrived_all_are_lost_and_there_is_no_goodput_of_0() -> None:
+    document = json.loads(text("udp_end_lost"))
+    document["end"]["sum_received"] |= {"packets": 0, "lost_packets": 0}
+    params = {"protocol": "udp", "udp_rate": 12_500_000, "duration_s": 4}
+    parsed = IPERF3.parse(raw("udp_end_lost", params, stdout=json.dumps(document)))
+    assert values(parsed)["loss", "forward"] == 1
+    assert (parsed.outcome, parsed.reason) == (
+        Outcome.TRUNCATED,
+        "the document gives no goodput forward, jitter forward",
+    )
+
+
+def test_counts_of_datagrams_that_contradict_each_other_give_no_loss() -> None:
+    """As of iperf3 3.1 with `--omit`: -104080 of 81068 (https://github.com/esnet/iperf/issues/412)."""
+    document = json.loads(text("udp"))
+    document["end"]["sum_received"]["lost_packets"] = -490
+    parsed = IPERF3.parse(raw("udp", stdout=json.dumps(document)))
+    assert parsed.outcome is Outcome.TRUNCATED
+    assert not {"loss", "goodput"} & {each.metric for each in parsed.measurements}
 
 
 @pytest.mark.parametrize("name", ["refused", "busy", "silent"])
@@ -135,6 +224,8 @@ def test_an_error_is_no_measurement_and_no_reason_to_try_again(name: str, outcom
 def test_a_server_knows_a_client_from_a_port_scan() -> None:
     assert PAIR is not None
     assert PAIR.served(text("server_served"))
+    assert PAIR.served(text("server_udp"))
+    assert "18446744073709551" in text("server_udp")  # of what the client sent, and 3.9 does not say
     assert PAIR.served(text("server_client_killed"))
     assert not PAIR.served(text("server_scanned"))
     assert not PAIR.served("")
@@ -190,6 +281,13 @@ def test_the_suite_network_has_every_node_do_each_kind_of_load_in_minutes() -> N
 def test_a_parameter_that_iperf3_could_not_run_with_is_refused() -> None:
     with pytest.raises(BadParameter):
         IPERF3.checked_params({"streams": 0})
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_document_with_a_wrong_value_is_parsed_honestly_or_refused(name: str) -> None:
+    document = {key: part for key, part in json.loads(text(name)).items() if key in {"start", "end"}}
+    for altered in each_altered(document, document):
+        assert_honest_or_unknown(IPERF3, raw(name, stdout=json.dumps(altered)))
 
 
 @given(st.text())

@@ -57,6 +57,18 @@ def test_a_row_is_the_throughput_of_all_sequences_and_the_latency_of_one(row: di
     assert got["request_rate", name] == pytest.approx(row["pl"] / got["request_latency", name])
 
 
+def test_the_first_row_is_asked_twice_and_the_first_time_is_no_measurement() -> None:
+    """In it is what a GPU loads when it computes a whole batch for the first time."""
+    cold = {**rows()[0], "t_pp": 1.0, "speed_pp": 32.0, "t": 1.0 + rows()[0]["t_tg"]}
+    cold["speed"] = cold["n_kv"] / cold["t"]
+    argv = ("llama-batched-bench", "-npl", "1,1,4,16,64")
+    for printed, measured in (([cold, *rows()], rows()), ([cold, *rows()[1:]], rows()[1:])):
+        text = "\n".join(map(json.dumps, printed))
+        got = values(BATCHED.parse(samples.raw(BATCHED, ROWS, stdout=text, argv=argv)))
+        prefill = {name: value for (metric, name), value in got.items() if metric == "prefill_throughput"}
+        assert prefill == {str(row["pl"]): row["speed_pp"] for row in measured}
+
+
 @pytest.mark.parametrize(("limit_s", "best"), [(0.0001, 1), (0.001, 4), (0.01, 4), (0.05, 4)])
 def test_the_best_point_is_the_greatest_decode_throughput_within_the_limit(limit_s: float, best: int) -> None:
     row = next(row for row in rows() if row["pl"] == best)
@@ -128,7 +140,7 @@ def test_a_command_is_written_as_the_build_at_hand_knows_it(
     assert BATCHED.command(BATCHED.checked_params({"flash_attention": "on"}), place).argv == (
         *("llama-batched-bench", "-m", "/models/model.gguf", "-b", "2048", "-ub", "512", "-ctk", "f16", "-ctv", "f16"),
         *flash,
-        *("-c", "40960", "-npp", "512", "-ntg", "128", "-npl", "1,4,16,64"),
+        *("-c", "40960", "-npp", "512", "-ntg", "128", "-npl", "1,1,4,16,64"),
         *format_words,
     )
 

@@ -13,13 +13,12 @@ from pipelines.records import Outcome, Parsed, RawOutput, Scalar, SuiteEntry
 from pipelines.settings import Settings
 from pipelines.storage import Store
 from tests import make, models
-from tests.benchmarks.llama_samples import BATCHED, BENCH
+from tests.benchmarks.llama_samples import BATCHED, BENCH, UNPACKED
 from tests.datasets import trees
 
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
-UNPACKED = ROOT / ".venv/llama/bin"  # by infra/bootstrap.sh
 TINY: dict[str, Scalar] = {"model": "tiny-q4_0.gguf", "n_prompt": 32, "n_gen": 8}
 
 

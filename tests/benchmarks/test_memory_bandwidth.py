@@ -1,17 +1,21 @@
 """memory_bandwidth: stress-ng's document in two versions, and stress-ng itself."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipelines import benchmark, process
 from pipelines.benchmark import Workplace
 from pipelines.errors import BadParameter, UnknownOutput
 from pipelines.families import stream_results
+from pipelines.node import run_once
 from pipelines.records import Outcome, Parsed, RawOutput
+from pipelines.settings import Settings
 from tests import make
 from tests.benchmarks.placed import assert_honest_or_unknown, damaged
 
@@ -67,6 +71,22 @@ def test_a_run_that_was_too_short_gives_no_rate_and_no_zero() -> None:
     assert (parsed.outcome, parsed.measurements) == (Outcome.TRUNCATED, ())
 
 
+def test_an_instance_that_was_ended_makes_no_rate_of_the_others() -> None:
+    """Where the kernel wants memory back it ends one of them, and stress-ng says nothing of it and ends well."""
+    parsed = MEMORY.parse(sample("0.15.06-instance_ended"))
+    assert (parsed.outcome, parsed.measurements) == (Outcome.TRUNCATED, ())
+    assert parsed.reason == "its instances ran for 3.03189 of 6 s, in the mean: some were ended"
+
+
+def test_arrays_that_the_machine_has_no_memory_for_are_refused_before_they_are_made(settings: Settings) -> None:
+    params = MEMORY.checked_params({"array_bytes": 2**35})
+    job = make.job(benchmark="memory_bandwidth", params=params.model_dump(mode="json"), written_bytes=0)
+    ended = run_once(settings, make.node(free_floor_bytes=0), job, say=lambda _: None)
+    assert ended.refusal is not None
+    assert ended.refusal.outcome is Outcome.CONFIG
+    assert ended.refusal.reason.startswith(f"it would take {MEMORY.memory(params, len(os.sched_getaffinity(0)))} B")
+
+
 def test_too_little_memory_is_a_matter_of_set_up() -> None:
     ended = raw(stderr=(FOLDER / "0.15.06-no_memory.err").read_text(), exit_status=2)
     parsed = MEMORY.parse(ended)
@@ -104,7 +124,7 @@ def test_metrics_that_are_not_streams_raise_the_one_documented_error(metrics: st
         stream_results.read(f"---\nmetrics:\n{metrics}\n", 2)
 
 
-@settings(max_examples=150)
+@hypothesis_settings(max_examples=150)
 @given(st.sampled_from(list(INSTANCES)), st.sampled_from([0, 1, 3, None]), st.data())
 def test_a_damaged_document_is_parsed_honestly_or_refused(name: str, status: int | None, data: st.DataObject) -> None:
     broken = data.draw(damaged((FOLDER / f"{name}.yaml").read_text()))

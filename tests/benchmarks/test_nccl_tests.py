@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pipelines.node import run_once
 from pipelines.records import Measurement, Outcome, Parsed, RawOutput
 from pipelines.settings import Settings
 from tests import make
-from tests.benchmarks.placed import assert_honest_or_unknown, damaged, place
+from tests.benchmarks.placed import assert_honest_or_unknown, damaged, each_altered, each_renumbered, place
 
 FOLDER = Path(__file__).parents[1] / "samples/nccl_tests"
 NCCL = benchmark.get("nccl_tests")
@@ -142,6 +143,35 @@ def test_without_a_gpu_it_is_not_measured() -> None:
     assert "no CUDA-capable device is detected" in parsed.reason
 
 
+def test_a_deviation_of_an_older_release_is_no_wrong_result() -> None:
+    table = (FOLDER / "2.0-all_reduce.txt").read_text()
+    assert NCCL.parse(sample("2.0-all_reduce", stdout=table.replace("0e+00", "1e-06"))) == NCCL.parse(
+        sample("2.0-all_reduce")
+    )
+
+
+def test_one_that_aborts_over_its_document_is_judged_by_what_it_said_before() -> None:
+    """Releases up to 2.19.7 do not close the document when they fail, and assert that it is closed."""
+    said = "Invalid number of GPUs: 8 requested but only 4 were found.\nPlease check the number of processes.\n"
+    said += (
+        "all_reduce_perf: util.cu:372: void jsonOutputFinalize(): Assertion `jsonCurrState() == JSON_NONE' failed.\n"
+    )
+    parsed = NCCL.parse(raw({}, stderr=said, exit_status=None, signal=6))
+    assert (parsed.outcome, parsed.measurements) == (Outcome.CONFIG, ())
+    assert parsed.reason.startswith("nccl-tests ended by crashing (signal 6): Invalid number of GPUs: 8 requested")
+
+
+def test_more_gpus_than_an_older_release_finds_are_a_matter_of_set_up() -> None:
+    said = (
+        (FOLDER / "2.19.7-no_gpu.txt")
+        .read_text()
+        .replace("no CUDA-capable device is detected", "invalid device ordinal")
+    )
+    parsed = NCCL.parse(raw({}, stdout=said, exit_status=2))
+    assert parsed.outcome is Outcome.CONFIG
+    assert "invalid device ordinal" in parsed.reason
+
+
 def test_a_run_that_was_ended_keeps_the_sizes_that_it_measured() -> None:
     table = (FOLDER / "2.0-all_reduce.txt").read_text().partition(f"\n  {LARGEST} ")[0]
     parsed = NCCL.parse(sample("2.0-all_reduce", stdout=table, exit_status=None, signal=15, timed_out=True))
@@ -226,6 +256,7 @@ def test_a_help_without_a_version_tells_what_the_release_has_at_least() -> None:
     old = "USAGE: all_reduce_perf \n\t[-t,--nthreads <num threads>] \n"
     assert tools.judge(NCCL, old).version == "2.0+"
     assert tools.judge(NCCL, f"{old}\t[-J,--output_file <file>] \n").version == "2.17.3+"
+    assert tools.judge(NCCL, f"{old}\t[-F,--output_file <CSV file path>] \n").version == "2.0+"
     assert tools.judge(NCCL, "all_reduce_perf: error while loading shared libraries: libnccl.so.2").refusal
 
 
@@ -244,3 +275,16 @@ def test_a_damaged_output_is_parsed_honestly_or_refused(
     broken = data.draw(damaged(getattr(whole, where)))
     other = {} if where == "stdout" else {"stdout": data.draw(st.sampled_from(["", whole.stdout]))}
     assert_honest_or_unknown(NCCL, sample(name, **{where: broken, **other}, exit_status=status))
+
+
+def test_a_number_or_a_value_that_is_wrong_is_parsed_honestly_or_refused() -> None:
+    """In any cell of a row, and at any place in the document of one size."""
+    name = "2.19.7-reduce_scatter_by_rank"
+    whole = sample(name)
+    head, row, foot = re.split(rf"(^ +{LARGEST} .*\n)", whole.stdout, flags=re.MULTILINE)
+    for renumbered in each_renumbered(row):
+        assert_honest_or_unknown(NCCL, sample(name, stdout=f"{head}{renumbered}{foot}", output=None))
+    document = json.loads(whole.output or "")
+    del document["results"][1:]
+    for altered in each_altered(document["results"], document):
+        assert_honest_or_unknown(NCCL, sample(name, output=json.dumps(altered)))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,23 +10,32 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipelines import benchmark, process, tools
 from pipelines.benchmark import Workplace
+from pipelines.families.numa_loads import LOADS, Asked
 from pipelines.probes import numa as probe
 from pipelines.records import Outcome, Parsed, RawOutput
-from tests import make
+from tests import make, models
+from tests.benchmarks.llama_samples import UNPACKED
 from tests.benchmarks.placed import STANDINS, assert_honest_or_unknown, damaged, place
 
 FOLDER = Path(__file__).parents[1] / "samples/numa"
 NUMA = benchmark.get("numa")
 PROBE = "import sys; from pipelines.probes import main; sys.exit(main())"
 REAL = {"processors": "one", "rounds": 1, "duration_s": 5, "array_bytes": 2**25}
+SHORT = {**REAL, "duration_s": 1, "size_bytes": 2**23, "model": "tiny-q4_0.gguf"}
+RUNS: dict[str, dict[str, Any]] = {
+    "0.15.06-two_nodes": REAL,
+    "3.33-fio_two_nodes": {**SHORT, "load": "fio"},
+    "0.7.0-llama_two_nodes": {**SHORT, "load": "llama"},
+}
 SMALL: dict[str, Any] = {"array_bytes": 2**20}
 
 
 def text(name: str) -> str:
-    return (FOLDER / f"0.15.06-{name}").read_text()
+    return (FOLDER / name).read_text()
 
 
 def raw(params: dict[str, Any], **fields: Any) -> RawOutput:
@@ -34,9 +44,10 @@ def raw(params: dict[str, Any], **fields: Any) -> RawOutput:
     return make.raw(job, tool="fleetmark-probe", **fields)
 
 
-def probed(folder: Path, path: str, params: dict[str, Any]) -> RawOutput:
+def probed(folder: Path, path: str, params: dict[str, Any], files: Path | None = None) -> RawOutput:
     """The benchmark's own command, run in the folder."""
-    command = NUMA.command(NUMA.checked_params(params), Workplace(folder, folder / "o", True, "0.15.06"))
+    place = Workplace(folder, folder / "o", direct_io=True, tool_version="0.15.06", files=files)
+    command = NUMA.command(NUMA.checked_params(params), place)
     argv = (sys.executable, "-c", PROBE, *command.argv[1:])
     done = process.run(argv, timeout_s=120, cwd=folder, environ={**os.environ, "PATH": path})
     return raw(params, argv=done.argv, exit_status=done.exit_status, stdout=done.stdout, stderr=done.stderr)
@@ -51,10 +62,11 @@ def shares(parsed: Parsed) -> dict[str, float]:
     return {each.labels["cpu_node"]: each.value for each in parsed.measurements if each.metric == "remote_share"}
 
 
-def test_a_real_output_gives_exactly_the_golden_result() -> None:
-    golden = Parsed.model_validate_json(text("two_nodes.golden.json"))
+@pytest.mark.parametrize("name", RUNS)
+def test_a_real_output_gives_exactly_the_golden_result(name: str) -> None:
+    golden = Parsed.model_validate_json(text(f"{name}.golden.json"))
     assert golden.outcome is Outcome.OK
-    assert NUMA.parse(raw(REAL, stdout=text("two_nodes.json"))) == golden
+    assert NUMA.parse(raw(RUNS[name], stdout=text(f"{name}.json"))) == golden
 
 
 def test_local_and_across_are_measured_in_turns_and_their_ratio_is_the_tax(tmp_path: Path) -> None:
@@ -71,8 +83,46 @@ def test_local_and_across_are_measured_in_turns_and_their_ratio_is_the_tax(tmp_p
     assert len([each for each in parsed.measurements if each.metric == "bandwidth"]) == 12
 
 
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("load", "metric", "case"), [("fio", "bandwidth", "fio-all-8MiB"), ("llama", "decode_throughput", "llama-all-tiny")]
+)
+def test_the_same_fio_or_llama_job_is_measured_near_and_far(tmp_path: Path, load: str, metric: str, case: str) -> None:
+    """The real tools; the stand-in of numactl binds nothing, so that near and far are alike."""
+    params = {"load": load, "model": "tiny.gguf", "rounds": 1, "duration_s": 1, "size_bytes": 2**23}
+    models.write(tmp_path / "tiny.gguf", "q4_0")
+    path = f"{place(tmp_path, 'numactl')}:{os.environ['PATH']}:{UNPACKED}"
+    ended = probed(tmp_path, path, params, files=tmp_path)
+    parsed = NUMA.parse(ended)
+    assert (parsed.outcome, parsed.reason, ended.job.case) == (Outcome.OK, "", case)
+    assert set(shares(parsed)) == {"0", "1"}
+    rates = [each for each in parsed.measurements if each.metric == metric]
+    assert [each.labels["placement"] for each in rates] == ["local", "remote"] * 2
+    assert {each.labels["instances"] for each in rates} == {"2"}, "as many as the node has processors"
+    (note,) = parsed.notes
+    assert re.match(r"(fio|llama-bench) \d", note)
+
+
+def test_the_weights_of_a_model_are_read_and_not_mapped(tmp_path: Path) -> None:
+    """A file that is mapped lies in the memory of whoever read it first, whatever numactl says."""
+    asked = Asked("llama", 1, 5, 60, "all", 2**20, 2**20, direct=True, model=str(tmp_path / "m.gguf"))
+    argv = LOADS["llama"].argv(asked, 4, tmp_path / "o", "  -lm, --load-mode <auto|none|mmap>\n")
+    assert argv[argv.index("-lm") + 1] == "none"
+    argv = LOADS["llama"].argv(asked, 4, tmp_path / "o", "  -mmp, --mmap <0|1>\n")
+    assert argv[argv.index("-mmp") + 1] == "0"
+    assert Asked.of(asked.words()) == asked
+
+
+def test_a_model_that_fits_into_no_nodes_memory_is_a_matter_of_set_up(tmp_path: Path) -> None:
+    with (tmp_path / "huge.gguf").open("wb") as file:
+        file.truncate(2**36)
+    parsed = NUMA.parse(probed(tmp_path, with_standins(tmp_path), {"load": "llama", "model": "huge.gguf"}, tmp_path))
+    assert parsed.outcome is Outcome.CONFIG
+    assert f"llama takes {2**36} B of memory" in parsed.reason
+
+
 def test_a_machine_with_one_socket_is_not_measured_and_says_so(tmp_path: Path) -> None:
-    (tmp_path / "numactl").write_text("#!/bin/sh\ncat <<'END'\n" + text("one_node.txt") + "END\n")
+    (tmp_path / "numactl").write_text("#!/bin/sh\ncat <<'END'\n" + text("0.15.06-one_node.txt") + "END\n")
     (tmp_path / "numactl").chmod(0o755)
     parsed = NUMA.parse(probed(tmp_path, f"{tmp_path}:{os.environ['PATH']}", SMALL))
     assert parsed.outcome is Outcome.NOT_MEASURED
@@ -89,7 +139,23 @@ def test_the_real_numactl_is_read(tmp_path: Path) -> None:
 def test_arrays_that_do_not_fit_into_a_nodes_memory_are_a_matter_of_set_up(tmp_path: Path) -> None:
     parsed = NUMA.parse(probed(tmp_path, with_standins(tmp_path), {"array_bytes": 2**33}))
     assert parsed.outcome is Outcome.CONFIG
-    assert "NUMA node 0 has 17423138816 B free" in parsed.reason
+    assert re.search(r"memory takes 51539607552 B of memory, and NUMA node [01] has \d+ B free", parsed.reason)
+
+
+def test_a_tool_that_is_too_old_for_its_load_is_named(tmp_path: Path) -> None:
+    (tmp_path / "fio").write_text("#!/bin/sh\necho fio-2.21\n")
+    (tmp_path / "fio").chmod(0o755)
+    parsed = NUMA.parse(probed(tmp_path, with_standins(tmp_path), {"load": "fio"}))
+    assert parsed.outcome is Outcome.CONFIG
+    assert parsed.reason.endswith("fio 2.21 is too old: 3.16 or later is needed")
+
+
+def test_memory_that_holds_only_files_is_free_for_others() -> None:
+    """On a node that staged a dataset nearly all of it does."""
+    seen = "Node 1 MemFree: 1048576 kB\nNode 1 Inactive(anon): 7 kB\nNode 1 Active(file): 100000 kB\n"
+    seen += "Node 1 Inactive(file):  400000 kB\nNode 1 FilePages: 9 kB\n"
+    assert probe.kept_for_files(seen) == 500_000 * 1024
+    assert probe.kept_for_files("") == 0
 
 
 def test_the_two_nodes_that_are_farthest_apart_are_compared_and_one_without_memory_is_none() -> None:
@@ -105,7 +171,7 @@ def test_the_two_nodes_that_are_farthest_apart_are_compared_and_one_without_memo
 
 
 def test_a_run_that_failed_is_told_with_its_nodes_and_is_no_measurement() -> None:
-    document = json.loads(text("two_nodes.json"))
+    document = json.loads(text("0.15.06-two_nodes.json"))
     document["runs"][1] |= {"exit_status": 1, "output": None, "stderr": "set_mempolicy: Operation not permitted\n"}
     parsed = NUMA.parse(raw(REAL, stdout=json.dumps(document)))
     assert parsed.outcome is Outcome.CONFIG
@@ -113,7 +179,7 @@ def test_a_run_that_failed_is_told_with_its_nodes_and_is_no_measurement() -> Non
 
 
 def test_fewer_rounds_than_asked_are_truncated() -> None:
-    parsed = NUMA.parse(raw({**REAL, "rounds": 2}, stdout=text("two_nodes.json")))
+    parsed = NUMA.parse(raw({**REAL, "rounds": 2}, stdout=text("0.15.06-two_nodes.json")))
     assert (parsed.outcome, parsed.reason) == (Outcome.TRUNCATED, "4 of 8 measurements were made")
 
 
@@ -133,7 +199,19 @@ def test_the_version_is_stress_ngs_and_tells_a_stand_in_of_either_tool(tmp_path:
         assert found.simulated is simulated
 
 
-@settings(max_examples=100)
-@given(damaged(text("two_nodes.json")))
-def test_a_damaged_document_is_parsed_honestly_or_refused(broken: str) -> None:
-    assert_honest_or_unknown(NUMA, raw(REAL, stdout=broken))
+@settings(max_examples=200)
+@given(st.data())
+def test_a_damaged_document_is_parsed_honestly_or_refused(data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(RUNS)))
+    broken = data.draw(damaged(text(f"{name}.json")))
+    assert_honest_or_unknown(NUMA, raw(RUNS[name], stdout=broken))
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_what_a_tool_wrote_within_the_document_is_read_honestly_or_refused(data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(RUNS)))
+    document = json.loads(text(f"{name}.json"))
+    run = data.draw(st.sampled_from(document["runs"]))
+    run["output"] = data.draw(damaged(run["output"]))
+    assert_honest_or_unknown(NUMA, raw(RUNS[name], stdout=json.dumps(document)))

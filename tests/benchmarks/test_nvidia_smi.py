@@ -1,10 +1,8 @@
 """nvidia_smi: what the driver says of each GPU, by NVML and in CSV alike; what it has no value for has no row."""
 
 import json
-import math
 import os
 from pathlib import Path
-from typing import Any
 
 import pynvml
 import pytest
@@ -13,9 +11,11 @@ from hypothesis import strategies as st
 
 from pipelines import benchmark, gpus, nvml, process, tools
 from pipelines.errors import UnknownOutput
-from pipelines.records import Outcome, Parsed
+from pipelines.families import nvidia_gpus
+from pipelines.records import Outcome, Parsed, RawOutput
 from tests import make
 from tests.benchmarks import nvml_library
+from tests.benchmarks.placed import assert_honest_or_unknown, damaged, each_altered
 
 SMI = benchmark.get("nvidia_smi")
 SAMPLES = Path(__file__).parents[1] / "samples/nvidia_smi"
@@ -23,9 +23,13 @@ STANDINS = Path(__file__).parents[1] / "standins/nvidia"
 NAMES = sorted(path.name for path in SAMPLES.glob("*.json"))
 
 
-def _parse(stdout: str, exit_status: int = 0, stderr: str = "") -> Parsed:
+def _raw(stdout: str, exit_status: int = 0, stderr: str = "") -> RawOutput:
     job = make.job(benchmark="nvidia_smi", case="inventory")
-    return SMI.parse(make.raw(job, tool="fleetmark-probe", stdout=stdout, exit_status=exit_status, stderr=stderr))
+    return make.raw(job, tool="fleetmark-probe", stdout=stdout, exit_status=exit_status, stderr=stderr)
+
+
+def _parse(stdout: str, exit_status: int = 0, stderr: str = "") -> Parsed:
+    return SMI.parse(_raw(stdout, exit_status, stderr))
 
 
 def _values(parsed: Parsed) -> dict[str, float]:
@@ -43,7 +47,7 @@ def test_nvml_is_read_into_base_units_and_a_lost_gpu_is_a_problem_and_no_numbers
     alive, lost = nvml.read()
     assert alive.values == {
         "temperature": 31, "power": 68.72, "power_limit": 700, "sm_clock": 345e6, "sm_clock_max": 1980e6,
-        "memory_clock": 2619e6, "memory_clock_max": 2619e6, "memory_total": 81559 * 2**20, "memory_used": 600 * 2**20,
+        "memory_clock": 2619e6, "memory_clock_max": 2619e6, "memory_total": 81559 * 2**20, "memory_used": 4 * 2**20,
         "pcie_generation": 1, "pcie_generation_max": 5, "pcie_width": 16, "pcie_width_max": 16,
         "ecc_corrected_volatile": 0, "ecc_corrected_aggregate": 0, "ecc_uncorrected_volatile": 0,
         "ecc_uncorrected_aggregate": 2, "remapped_correctable": 0, "remapped_uncorrectable": 1, "remap_pending": 0,
@@ -51,6 +55,15 @@ def test_nvml_is_read_into_base_units_and_a_lost_gpu_is_a_problem_and_no_numbers
     }  # fmt: skip
     assert alive.texts["driver"] == nvml.driver() == "570.86.15"
     assert (lost.values, lost.problem) == ({}, "GPU is lost")
+
+
+def test_a_driver_that_lacks_newer_functions_is_asked_by_the_older_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVML before 510 counts what the driver keeps as in use; before 535 it calls events of the clocks throttling."""
+    newer = frozenset({"nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetCurrentClocksEventReasons"})
+    monkeypatch.setattr(pynvml, "nvmlLib", nvml_library.Library(lacks=newer))
+    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+    alive, _ = nvml.read()
+    assert (alive.values["memory_used"], alive.values["clocks_event_reasons"]) == (604 * 2**20, 4)
 
 
 def test_facts_are_the_same_by_nvml_and_by_csv(library: None) -> None:
@@ -86,6 +99,22 @@ def test_csv_of_old_and_new_drivers_gives_the_same_rows_and_absent_values_none(n
     }
     assert not any("memory_temperature" in name or "retire" in name for name in values)
     assert not any(each.labels.get("gpu") == "1" for each in parsed.measurements)
+    assert parsed.notes[0] == "gpu 1 does not answer: it has no value for anything"
+
+
+def test_pages_that_were_retired_are_read_by_the_name_in_the_header() -> None:
+    header = "index, retired_pages.single_bit_ecc.count, retired_pages.double_bit.count, retired_pages.pending"
+    parsed = _parse(json.dumps({"probe": "nvidia_smi", "source": "csv", "csv": f"{header}\n0, 3, 1, Yes\n"}))
+    values = {"retired_pages 0 single_bit": 3, "retired_pages 0 double_bit": 1, "retirement_pending 0": 1}
+    assert _values(parsed) == {"gpus": 1, **values}
+    assert set(header.split(", ")) <= set(nvidia_gpus.FIELDS)
+
+
+def test_a_zero_that_can_only_stand_for_nothing_has_no_row() -> None:
+    """Of a GPU that is not on PCI Express, say, or that has no sensor in its memory."""
+    header = "index, temperature.memory, pcie.link.width.current, pcie.link.width.max, memory.used [MiB]"
+    parsed = _parse(json.dumps({"probe": "nvidia_smi", "source": "csv", "csv": f"{header}\n0, 0, 0, 0, 0\n"}))
+    assert _values(parsed) == {"gpus": 1, "memory_used 0": 0}
 
 
 def test_every_row_of_a_sample_lies_in_its_honest_range() -> None:
@@ -131,35 +160,27 @@ def test_rows_of_the_stand_in_are_marked_as_simulated(environ: dict[str, str]) -
     assert (found.version, found.simulated, found.refusal) == ("550.90.07", True, None)
 
 
-def _is_honest_or_unknown(stdout: str) -> None:
-    try:
-        parsed = _parse(stdout)
-    except UnknownOutput:
-        return
-    assert (parsed.outcome is Outcome.OK) == (not parsed.reason)
-    for each in parsed.measurements:
-        assert math.isfinite(each.value)
-        assert each.unit == SMI.metric(each.metric).unit
+@pytest.mark.parametrize("mask", [0.5, 2.0**64])
+def test_reasons_that_are_no_mask_of_bits_are_unknown(mask: float) -> None:
+    document = json.loads((SAMPLES / "570.86.15-nvml_lost.json").read_text())
+    document["gpus"][0]["values"]["clocks_event_reasons"] = mask
+    with pytest.raises(UnknownOutput, match="bit mask"):
+        _parse(json.dumps(document))
 
 
-DAMAGE = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9), st.just([]), st.just({}))
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.sampled_from(NAMES), st.floats(0, 1), st.text(max_size=12), st.data())
-def test_damaged_document_is_read_honestly_or_refused(name: str, where: float, put: str, data: st.DataObject) -> None:
+@settings(max_examples=120, deadline=None)
+@given(st.sampled_from(NAMES), st.data())
+def test_damaged_text_is_read_honestly_or_refused(name: str, data: st.DataObject) -> None:
     text = (SAMPLES / name).read_text()
-    at = int(where * len(text))
-    _is_honest_or_unknown(text[:at] + put)
-    _is_honest_or_unknown(text[:at] + put + text[at + len(put) :])
-    document: Any = json.loads(text)
-    if document.get("csv"):
-        cells = document["csv"].split(", ")
-        cells[data.draw(st.integers(0, len(cells) - 1))] = put
-        document["csv"] = ", ".join(cells)
-    else:
-        values = document["gpus"][0]["values"]
-        values[data.draw(st.sampled_from(sorted(values)))] = data.draw(DAMAGE)
-    _is_honest_or_unknown(json.dumps(document))
-    document[data.draw(st.sampled_from(sorted(document)))] = data.draw(DAMAGE)
-    _is_honest_or_unknown(json.dumps(document))
+    document = json.loads(text)
+    assert_honest_or_unknown(SMI, _raw(data.draw(damaged(text))))
+    if document["source"] == "csv":
+        document["csv"] = data.draw(damaged(document["csv"]))
+        assert_honest_or_unknown(SMI, _raw(json.dumps(document)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_document_with_a_wrong_value_is_read_honestly_or_refused(name: str) -> None:
+    document = json.loads((SAMPLES / name).read_text())
+    for altered in each_altered(document, document):
+        assert_honest_or_unknown(SMI, _raw(json.dumps(altered)))

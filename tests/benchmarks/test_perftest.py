@@ -16,7 +16,7 @@ from pipelines.settings import Settings
 from pipelines.storage import Store
 from pipelines.tournament import Rules
 from tests import make, servers
-from tests.benchmarks.placed import assert_honest_or_unknown, damaged, place
+from tests.benchmarks.placed import assert_honest_or_unknown, damaged, each_renumbered, place
 
 FOLDER = Path(__file__).parents[1] / "samples/perftest"
 PERFTEST = benchmark.get("perftest")
@@ -96,6 +96,17 @@ def test_a_peak_that_was_not_looked_for_is_no_zero() -> None:
     assert set(values(parsed)) == {"bandwidth", "message_rate"}
 
 
+def test_a_deviation_that_overflowed_costs_no_other_number() -> None:
+    """perftest adds up truncated squares in an int: a few messages that take 50 ms are enough."""
+    document = text("6.24-read_lat.json").replace('"t_stdev": 0.04', '"t_stdev": -nan')
+    table = text("6.24-read_lat.txt").replace("\t0.04 ", "\t-nan ")
+    assert "-nan" in document
+    assert "-nan" in table
+    assert PERFTEST.parse(sample("6.24", "read_lat", output=document, stdout=table)) == PERFTEST.parse(
+        sample("6.24", "read_lat")
+    )
+
+
 def test_a_warning_within_the_table_is_passed_over() -> None:
     warned = "Conflicting CPU frequency values detected: 1500.000000 != 3300.016000. CPU Frequency is not max.\n"
     table = text("6.06-write_bw.txt").replace("MsgRate[Mpps]\n", f"MsgRate[Mpps]\n{warned}")
@@ -117,6 +128,25 @@ def test_gpudirect_with_a_perftest_without_cuda_is_a_matter_of_set_up() -> None:
     parsed = PERFTEST.parse(ended)
     assert parsed.outcome is Outcome.CONFIG
     assert parsed.reason.startswith("this perftest was built without CUDA")
+
+
+def test_a_gpu_whose_memory_the_adapter_may_not_reach_is_a_matter_of_set_up() -> None:
+    said = (
+        "Couldn't allocate MR with error=14\nfailed to create mr\nFailed to create MR\n Couldn't create IB resources\n"
+    )
+    parsed = PERFTEST.parse(raw({"use_cuda": 0}, stderr=said, exit_status=1))
+    assert parsed.outcome is Outcome.CONFIG
+    assert "load nvidia-peermem, or try use_cuda_dmabuf" in parsed.reason
+    assert PERFTEST.parse(raw({"use_cuda": 0}, stderr=said, exit_status=None, signal=11)) == parsed  # it may crash then
+    assert PERFTEST.parse(raw({}, stderr=said, exit_status=1)).outcome is Outcome.TOOL_FAILED
+    crashed = PERFTEST.parse(raw({}, stderr=said, exit_status=None, signal=11))
+    assert crashed.outcome is Outcome.TOOL_FAILED
+    assert "ended by crashing (signal 11): Couldn't allocate MR" in crashed.reason
+
+
+def test_dmabuf_is_asked_for_after_the_gpu_that_it_is_about() -> None:
+    argv = raw({"use_cuda": 1, "use_cuda_dmabuf": True}).argv
+    assert argv.index("--use_cuda_dmabuf") == argv.index("--use_cuda=1") + 1
 
 
 def test_a_client_that_met_no_server_is_made_again_and_one_that_failed_otherwise_is_not() -> None:
@@ -153,6 +183,7 @@ def test_client_and_server_are_asked_for_the_same_load_and_only_the_client_write
         (LATENCY, "read_lat"),
         ({"size_bytes": 2**20, "queue_pairs": 4, "bidirectional": True, "use_cuda": 3}, "write_bw-1MiB-qp4-both-cuda3"),
         ({"device": "mlx5_1", "ib_port": 2, "gid_index": 3}, "write_bw-mlx5_1-port2-gid3"),
+        ({"use_cuda": 1, "use_cuda_dmabuf": True}, "write_bw-cuda1dmabuf"),
     ],
 )
 def test_a_case_names_what_makes_the_load(params: dict[str, Any], case: str) -> None:
@@ -160,7 +191,15 @@ def test_a_case_names_what_makes_the_load(params: dict[str, Any], case: str) -> 
 
 
 @pytest.mark.parametrize(
-    "params", [{"measure": "latency", "queue_pairs": 2}, {"device": "../x"}, {"size_bytes": 0}, {"duration_s": 2}]
+    "params",
+    [
+        {"measure": "latency", "queue_pairs": 2},
+        {"measure": "latency", "operation": "write", "use_cuda": 0},
+        {"use_cuda_dmabuf": True},
+        {"device": "../x"},
+        {"size_bytes": 0},
+        {"duration_s": 2},
+    ],
 )
 def test_a_parameter_that_perftest_could_not_run_with_is_refused(params: dict[str, Any]) -> None:
     with pytest.raises(BadParameter):
@@ -176,6 +215,15 @@ def test_a_damaged_output_is_parsed_honestly_or_refused(
     broken = data.draw(damaged(text(f"{version}-{kind}.{suffix}")))
     status = data.draw(st.sampled_from([0, 1, None]))
     assert_honest_or_unknown(PERFTEST, sample(version, kind, **{where: broken}, exit_status=status))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_wrong_number_in_document_or_table_is_parsed_honestly_or_refused(kind: str) -> None:
+    for renumbered in each_renumbered(text(f"6.24-{kind}.json")):
+        assert_honest_or_unknown(PERFTEST, sample("6.24", kind, output=renumbered))
+    head, line, table = text(f"6.24-{kind}.txt").partition(" #bytes")
+    for renumbered in each_renumbered(table):
+        assert_honest_or_unknown(PERFTEST, sample("6.24", kind, stdout=head + line + renumbered, output=None))
 
 
 # --- between two nodes --------------------------------------------------------------------------------------

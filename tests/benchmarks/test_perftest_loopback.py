@@ -120,6 +120,15 @@ def test_a_sample_of_a_machine_without_a_device_is_not_measured() -> None:
     assert parsed.outcome is Outcome.NOT_MEASURED
 
 
+def test_a_server_that_crashed_is_what_is_told_where_its_client_met_none() -> None:
+    document = json.loads((FOLDER / "6.06-no_device.json").read_text())
+    document["client"] |= {"exit_status": 1, "stderr": "Couldn't connect to 127.0.0.1:5300\n"}
+    document["server"] |= {"exit_status": None, "signal": 11, "stderr": "Couldn't allocate MR\n"}
+    parsed = LOOPBACK.parse(raw({"operation": "read"}, stdout=json.dumps(document)))
+    assert parsed.outcome is Outcome.TOOL_FAILED
+    assert parsed.reason == "ib_read_bw ended by crashing (signal 11): Couldn't allocate MR"
+
+
 @settings(max_examples=100)
 @given(damaged((FOLDER / "6.06-write_bw.json").read_text()))
 def test_a_damaged_document_is_parsed_honestly_or_refused(broken: str) -> None:

@@ -53,7 +53,8 @@ def values(parsed: Parsed, concurrency: int) -> dict[str, float]:
 def test_a_load_gives_the_quantiles_that_the_servers_histograms_hold(tmp_path: Path) -> None:
     with running(ModelServer()) as server:
         parsed = SERVING.parse(run(server, tmp_path))
-    assert (parsed.outcome, parsed.reason, parsed.notes) == (Outcome.OK, "", ())
+    assert (parsed.outcome, parsed.reason) == (Outcome.OK, "")
+    assert [note for note in parsed.notes if "computed" not in note] == []  # a server that never waits keeps them busy
     assert len(LATENCIES) == PARAMS["requests"]  # each step observes each of them once
     for concurrency in (1, 4):
         got = values(parsed, concurrency)
@@ -106,20 +107,37 @@ def test_requests_of_others_at_the_same_time_are_contention(tmp_path: Path) -> N
 
 @pytest.mark.integration
 @pytest.mark.parametrize(
-    ("server", "note"),
+    ("server", "note", "uncounted"),
     [
-        (ModelServer(has_metrics=False, sends_usage=False), "answers with HTTP 404"),
-        (ModelServer(flavour="llamacpp"), "has no histogram of a server that is known"),
+        (
+            ModelServer(has_metrics=False, sends_usage=False),
+            "answers with HTTP 404",
+            ("concurrency 2: 20 answers came without a count of their tokens; their chunks are counted",),
+        ),
+        (ModelServer(flavour="llamacpp"), "has no histogram of a server that is known", ()),
     ],
     ids=["none", "others"],
 )
-def test_a_server_without_metrics_gives_what_its_clients_timed(server: ModelServer, note: str, tmp_path: Path) -> None:
+def test_a_server_without_metrics_gives_what_its_clients_timed(
+    server: ModelServer, note: str, uncounted: tuple[str, ...], tmp_path: Path
+) -> None:
     with running(server):
         parsed = SERVING.parse(run(server, tmp_path, steps="2"))
     assert parsed.outcome is Outcome.OK
     assert {each.metric for each in parsed.measurements} >= SERVING.required(SERVING.params())
     assert not any(each.metric.startswith(serving.ROLES) for each in parsed.measurements)
-    assert parsed.notes == (f"{server.url}/metrics {note}",)
+    assert tuple(note for note in parsed.notes if "computed" not in note) == (
+        f"{server.url}/metrics {note}",
+        *uncounted,
+    )
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_the_thoughts_of_a_model_are_tokens_whatever_the_server_calls_them(name: str, tmp_path: Path) -> None:
+    with running(ModelServer(says=name)) as server:
+        parsed = SERVING.parse(run(server, tmp_path, steps="1", requests=2))
+    assert (parsed.outcome, values(parsed, 1)["error_ratio"]) == (Outcome.OK, 0)
 
 
 @pytest.mark.integration
@@ -240,6 +258,14 @@ def test_a_quantile_above_the_last_bound_is_that_bound_and_is_noted() -> None:
     parsed = SERVING.parse(of(PARAMS, stdout=json.dumps(document)))
     assert values(parsed, 4)["request_latency_p999"] == 2.5
     assert "concurrency 4: request_latency p99, p999 lie above 2.5 s, the last of the server's bounds" in parsed.notes
+
+
+def test_clients_that_are_busy_themselves_are_noted() -> None:
+    document = json.loads((FOLDER / "0.1.0-vllm.json").read_text())
+    document["steps"][1]["client_busy"] = 0.93
+    parsed = SERVING.parse(of(PARAMS, stdout=json.dumps(document)))
+    note = "concurrency 4: the clients computed for 93% of the time: what they timed is their own, too"
+    assert (parsed.outcome, parsed.notes) == (Outcome.OK, (note,))
 
 
 def test_a_step_that_is_missing_is_no_whole_measurement() -> None:

@@ -42,6 +42,12 @@ def test_every_phase_is_a_rate_and_a_read_says_from_where(name: str, read_from: 
         assert each.unit == metric.unit
 
 
+def test_what_a_filesystem_may_have_kept_in_memory_is_labelled_with_it() -> None:
+    for filesystem, label in (("tmpfs", "tmpfs"), ("xfs", None)):
+        measured = SMALL_FILES.parse(raw(sample("warm"), facts={"filesystem": filesystem})).measurements
+        assert {each.labels.get("filesystem") for each in measured} == {label}
+
+
 def test_a_rate_is_all_workers_files_over_the_seconds_from_the_first_to_the_last() -> None:
     document = json.loads(sample("data_cold"))
     created = next(phase for phase in document["phases"] if phase["phase"] == "create")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import benchmark, process, storage
+from pipelines import benchmark, page_cache, process, storage
 from pipelines.benchmark import Workplace
 from pipelines.errors import BadParameter
 from pipelines.probes import storage_stage as probe
@@ -58,6 +58,13 @@ def run(environ: Mapping[str, str], folder: Path, **given: Any) -> RawOutput:
     return of(given, exit_status=done.exit_status, stdout=done.stdout, stderr=done.stderr)
 
 
+def _cache(published: Settings) -> str | None:
+    """What this machine can say of a store's memory: that of a directory it can empty, but for one that is memory."""
+    if published.store_url.startswith("s3:"):
+        return None
+    return "dropped" if page_cache.is_all(published.home) else "warm"
+
+
 def values(parsed: Parsed) -> dict[str, float]:
     return {each.metric: each.value for each in parsed.measurements}
 
@@ -72,6 +79,8 @@ def test_each_shard_is_a_transfer_each_time_and_the_nodes_cache_stays_as_it_was(
         assert (parsed.outcome, parsed.reason) == (Outcome.OK, "")
         assert values(parsed)["staged_bytes"] == SHARDS * MIB
         assert {each.labels["store"] for each in parsed.measurements} == {published.store_url.partition(":")[0]}
+        for each in parsed.measurements:
+            assert each.labels.get("cache") == (None if each.metric == "first_byte_time" else _cache(published))
         staged = list((folder / "cache/shards").iterdir())
         assert len(staged) == SHARDS
         assert all(hashlib.sha256(path.read_bytes()).hexdigest() == path.name for path in staged)

@@ -151,6 +151,20 @@ def test_a_benchmark_that_was_not_measured_is_a_failure_that_says_why(
     assert "apt-get install fio" in done.stderr
 
 
+def test_a_benchmark_runs_on_a_bare_machine_that_has_no_inventory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    environ = {"FLEETMARK_HOME": "state", "FLEETMARK_LEASE_DIR": str(tmp_path), "FLEETMARK_TELEMETRY_S": "0"}
+    asked = ["bench", "run", "small_files", "--param", "files=100"]
+    done = CliRunner().invoke(main, [*asked, "--json"], env=environ)
+    assert (done.exit_code, json.loads(done.stdout)["outcome"]) == (0, "ok")
+    assert f"there is no inventory here; what is written lies in {tmp_path}/state/scratch" in done.stderr
+    for where, more in ((str(tmp_path / "infra/other.toml"), []), (None, ["--node", "gpu-01"])):
+        refused = CliRunner().invoke(main, [*asked, *more], env={**environ, "FLEETMARK_INVENTORY": where})
+        assert (refused.exit_code, ".toml, line 1: cannot be read" in refused.stderr) == (2, True)
+
+
 @pytest.fixture(scope="module")
 def landed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Fleetmark, str]:
     """A verb runner over a home in which one short run has landed, and the run's id."""

@@ -104,6 +104,20 @@ def test_what_a_node_has_no_feature_for_is_left_out_of_the_plan_and_said() -> No
     )
 
 
+def test_a_test_between_two_nodes_that_has_one_is_left_out_and_said() -> None:
+    entries = (SuiteEntry(benchmark="fio"), SuiteEntry(benchmark="iperf3"), SuiteEntry(benchmark="iperf3", repeats=2))
+    suite = SUITE.model_copy(update={"entries": entries})
+
+    def planned_alone(suite: Suite) -> Plan:
+        return plan.make(suite, (make.node("gpu-01"),), run_id=make.RUN_ID, created_at=make.AT, trigger="cli")
+
+    assert planned_alone(suite).left_out == (
+        "iperf3 is not run on gpu-01: it measures between two nodes, and there is no other for it",
+    )
+    with pytest.raises(BadSelection, match="between two nodes"):
+        planned_alone(suite.model_copy(update={"entries": entries[1:]}))
+
+
 def test_a_suite_for_which_no_node_has_the_features_is_refused_with_their_names() -> None:
     suite = SUITE.model_copy(update={"entries": (SuiteEntry(benchmark="fio", needs=("gpu",)),)})
     with pytest.raises(BadSelection, match=r"fio is not run on gpu-01, gpu-02: .* the feature gpu"):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import storage
+from pipelines import filesystems, storage
 from pipelines.errors import BadKey, KeyNotFound, StoreRefused, StoreUnreachable, UnsafeStore
 from pipelines.settings import Settings
 from pipelines.storage import Store
@@ -180,7 +180,7 @@ def test_a_store_opened_before_a_fork_works_in_the_child(any_store: Store) -> No
 def test_a_glob_stays_within_a_folder_unless_it_has_two_stars(
     pattern: str, yes: tuple[str, ...], no: tuple[str, ...]
 ) -> None:
-    matches = storage.glob_matcher(pattern)
+    matches = filesystems.glob_matcher(pattern)
     assert [path for path in (*yes, *no) if matches(path)] == list(yes)
 
 

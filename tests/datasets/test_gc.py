@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import bulk, keys, storage
-from pipelines.datasets import catalog, claims, gc, names, publications, publish, verify
-from pipelines.datasets.gc import Collection, Kind
+from pipelines.datasets import catalog, claims, collection, commit, gc, names, publications, publish, verify
+from pipelines.datasets.collection import Collection, Kind
 from pipelines.datasets.manifest import Body, Manifest, Packing, Provenance, Shard
 from pipelines.datasets.meter import Meter
 from pipelines.datasets.publications import Packed
@@ -237,7 +237,7 @@ def test_a_plan_is_exactly_what_the_rules_say(store: Store, seed: int) -> None:
     if put(names.packed_key(D, group), _note(group, noted)):
         keeping |= {names.packed_key(D, group), *keys_of(noted)}
 
-    planned = gc.plan(store, D, claims.store_time(store), WEEK)
+    planned = collection.plan(store, D, claims.store_time(store), WEEK)
     there = {each.key for each in everything(store)}
     assert {each.key for each in planned.doomed} == there - keeping
 
@@ -304,7 +304,7 @@ def test_what_an_interrupted_publication_packed_stays_for_the_grace_and_it_goes_
     make_older(store, claims.ABANDONED + timedelta(hours=1), names.publishers_prefix(D))  # only its flag is gone
     assert shards_in(store)
     collect(store, WEEK)
-    made = publish.commit(settings, store, under_way, NOW)
+    made = commit.commit(settings, store, under_way, NOW)
     assert shards_in(store) == shards_of(made)
     require_whole(store)
 
@@ -331,7 +331,7 @@ def test_a_version_whose_publication_slept_until_its_shards_were_collected_is_ne
     collect(store, WEEK)
     publications.write_packed(store, under_way, 0, packed[0])  # as if it had read them before
     with pytest.raises(CorruptObject, match="publish again"):
-        publish.commit(settings, store, under_way, NOW)
+        commit.commit(settings, store, under_way, NOW)
     assert catalog.versions(store, D) == []
 
 
@@ -350,7 +350,7 @@ def test_a_version_whose_manifest_arrives_days_after_its_shards_were_collected_i
 
     monkeypatch.setattr(store, "create", after_days)
     with pytest.raises(CorruptObject, match="publish again"):
-        publish.commit(settings, store, under_way, NOW)
+        commit.commit(settings, store, under_way, NOW)
     assert catalog.versions(store, D) == []
 
 

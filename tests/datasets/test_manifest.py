@@ -244,13 +244,3 @@ def test_a_bomb_in_place_of_an_index_is_refused_before_it_fills_the_memory(says_
     assert len(bomb) < 20_000
     with pytest.raises(CorruptObject):
         manifest.read_index(bomb, "0" * 64, "file:///i")
-
-
-# --- which samples lie in which shard -----------------------------------------------------------------------
-
-
-@given(samples=st.lists(st.integers(0, 50), max_size=20))
-def test_the_samples_of_shards_follow_each_other_without_a_gap(samples: list[int]) -> None:
-    spans = manifest.shards_of(samples)
-    assert [last - first for first, last in spans] == samples
-    assert [n for first, last in spans for n in range(first, last)] == list(range(sum(samples)))

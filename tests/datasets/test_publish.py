@@ -9,7 +9,7 @@ import pytest
 import webdataset
 
 from pipelines import storage
-from pipelines.datasets import catalog, names, publish
+from pipelines.datasets import catalog, commit, names, publish
 from pipelines.datasets.manifest import Format
 from pipelines.datasets.meter import Meter
 from pipelines.datasets.publications import Publication
@@ -127,7 +127,7 @@ def test_how_many_workers_pack_in_which_order_does_not_matter(settings: Settings
     random.Random(7).shuffle(chunks)
     work = [(settings, planned, [*chunks[n:], *chunks[:n]], cores) for n, cores in ((0, 1), (1, 2))]
     processes.at_once(_pack_all, work)  # each of them packs all, beginning with another chunk
-    assert publish.commit(settings, store, planned, NOW).body == expected.body
+    assert commit.commit(settings, store, planned, NOW).body == expected.body
 
 
 def _pack_all(settings: Settings, planned: Publication, chunks: list[int], cores: int) -> None:
@@ -275,11 +275,11 @@ def test_nothing_is_in_sight_until_everything_is_committed(any_settings: Setting
     planned = publish.plan(any_settings, store, request(source))
     for number in range(planned.chunks):
         with pytest.raises(NotPacked, match=f"{planned.chunks - number} of {planned.chunks} chunks are not packed yet"):
-            publish.commit(any_settings, store, planned, NOW)
+            commit.commit(any_settings, store, planned, NOW)
         assert catalog.datasets(store) == []
         assert catalog.tag_of(store, "photos", "latest").version is None
         publish.pack(any_settings, store, planned, number, silent())
-    made = publish.commit(any_settings, store, planned, NOW)
+    made = commit.commit(any_settings, store, planned, NOW)
     assert catalog.load(store, "photos") == made
     assert catalog.datasets(store) == ["photos"]
 
@@ -288,9 +288,9 @@ def test_a_commit_repeated_gives_the_same_and_leaves_nothing(any_settings: Setti
     store = storage.open_store(any_settings)
     planned = publish.plan(any_settings, store, request(write(tmp_path / "source", tree(100))))
     publish.pack(any_settings, store, planned, 0, silent())
-    made = publish.commit(any_settings, store, planned, NOW)
+    made = commit.commit(any_settings, store, planned, NOW)
     later = datetime(2026, 12, 1, tzinfo=UTC)
-    assert [publish.commit(any_settings, store, planned, later) for _ in range(2)] == [made, made]
+    assert [commit.commit(any_settings, store, planned, later) for _ in range(2)] == [made, made]
     left = store.keys_under(names.publishing_prefix("photos"))
     assert {key.rpartition("/")[2] for key in left} == {"plan.json", "version"}
     assert store.keys_under(names.publishers_prefix("photos")) == []
@@ -300,9 +300,9 @@ def test_a_commit_repeated_gives_the_same_and_leaves_nothing(any_settings: Setti
 def test_a_pack_repeated_after_the_commit_does_no_harm(settings: Settings, store: Store, tmp_path: Path) -> None:
     planned = publish.plan(settings, store, request(write(tmp_path / "source", tree(100))))
     publish.pack(settings, store, planned, 0, silent())
-    made = publish.commit(settings, store, planned, NOW)
+    made = commit.commit(settings, store, planned, NOW)
     publish.pack(settings, store, planned, 0, silent())
-    assert publish.commit(settings, store, planned, NOW) == made
+    assert commit.commit(settings, store, planned, NOW) == made
 
 
 def test_two_publishers_of_the_same_give_one_version(any_settings: Settings, tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_of_two_publishers_with_other_content_one_has_the_tag_and_both_are_versi
 def _committed(settings: Settings, planned: Publication) -> tuple[str, str]:
     """The version, or why there is none."""
     try:
-        return publish.commit(settings, storage.open_store(settings), planned, NOW).version, ""
+        return commit.commit(settings, storage.open_store(settings), planned, NOW).version, ""
     except TagMoved as e:
         return "", str(e)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import bulk, storage
-from pipelines.datasets import catalog, names, publications, publish, verify
+from pipelines.datasets import catalog, commit, names, publications, publish, verify
 from pipelines.datasets.manifest import Body, Manifest
 from pipelines.datasets.meter import Meter
 from pipelines.datasets.publications import Publication, Request
@@ -204,7 +204,7 @@ def test_a_commit_killed_between_any_of_its_steps_is_made_whole_by_a_retry(setti
         processes.kill_when(lambda: steps[awaited].exists() != before[awaited], _commit, settings, planned)  # noqa: B023
         reached.append(tuple(step.exists() != was for step, was in zip(steps, before, strict=True)))
         _is_whole_or_nothing(store, dataset, expected)
-        made = publish.commit(settings, store, planned, datetime(2026, 12, 1, tzinfo=UTC))
+        made = commit.commit(settings, store, planned, datetime(2026, 12, 1, tzinfo=UTC))
         assert made.body == _in(dataset, expected)
         assert catalog.load(store, dataset) == made
         assert len(list(catalog.history(store, dataset, "latest"))) == 1
@@ -220,7 +220,7 @@ def _packed(settings: Settings, store: Store, wanted: Request) -> Publication:
 
 
 def _commit(settings: Settings, planned: Publication) -> None:
-    publish.commit(settings, storage.open_store(settings), planned, NOW)
+    commit.commit(settings, storage.open_store(settings), planned, NOW)
 
 
 # --- servers that fail --------------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ def test_a_server_that_goes_away_ends_it_with_one_retryable_sentence(
         publish.pack(gone, storage.open_store(gone), planned, 0, silent())
     assert raised.value.retryable
     publish.pack(direct, store, planned, 0, silent())
-    assert publish.commit(direct, store, planned, NOW).files == 20
+    assert commit.commit(direct, store, planned, NOW).files == 20
 
 
 # --- disks that are full ------------------------------------------------------------------------------------

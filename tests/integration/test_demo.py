@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import process, servers, storage
+from pipelines import process, process_groups, servers, storage
 from pipelines.embedded.home import Home
 from pipelines.embedded.keeper import COMPONENTS
 from pipelines.servers import Server
@@ -55,7 +55,7 @@ def wait_for_line(command: Server, text: str) -> None:
 def assert_gone(pids: set[int]) -> None:
     """Whoever was killed with its parent is gone a moment later."""
     deadline = time.monotonic() + 15
-    while alive := {pid for pid in pids if process.start_ticks_of(pid) is not None}:
+    while alive := {pid for pid in pids if process_groups.start_ticks_of(pid) is not None}:
         assert time.monotonic() < deadline, [Path(f"/proc/{pid}/cmdline").read_text() for pid in alive]
         time.sleep(0.1)
 
@@ -71,7 +71,7 @@ def test_up_then_two_demos_then_down_appends_two_runs_and_leaves_no_process(tmp_
             assert "report  file://" in printed
             header, row = (line for line in printed.splitlines() if line.startswith(("node ", "localhost ")))
             assert {"bandwidth", "IOPS", "p50", "p99", "p99.9"} <= set(header.split())
-            assert row.split()[:3] == ["localhost", "rand_read-4MiB", "read"]
+            assert row.split()[:4] == ["localhost", "fio", "rand_read-4MiB", "read"]
             assert "B/s" in row
             with open_reader(storage.open_store(settings)) as reader:
                 assert reader.query("SELECT count(*) FROM completed").rows == ((runs,),)

@@ -36,7 +36,7 @@ def test_a_node_measures_without_airflow_or_tables(node: Path, tmp_path: Path) -
         check=True,
         capture_output=True,
         env=environ,
-        cwd=ROOT,
+        cwd=tmp_path,  # which has no inventory
     )
     assert json.loads(done.stdout)["outcome"] == "ok"
 

@@ -1,13 +1,16 @@
 """A benchmark beside another: planned for each of its jobs, ended with it, with a row of its own, and harmless."""
 
 import os
+import signal
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pipelines import benchmark, companions, node, plan
+from pipelines import benchmark, companions, node, plan, process
 from pipelines.errors import BadParameter
-from pipelines.records import Outcome, Plan, RawOutput, Scalar, Suite, SuiteEntry
+from pipelines.records import Job, Outcome, Plan, RawOutput, Scalar, Suite, SuiteEntry
 from pipelines.settings import Settings
 from pipelines.storage import Store
 from tests import make
@@ -82,7 +85,7 @@ def test_it_watches_while_the_other_runs_and_ends_with_it(settings: Settings, st
     assert main.exit_status == 0
     assert beside.facts["beside"] == beside.facts["ended_with"] == main.job.job_id
     assert beside.started_at < main.started_at
-    assert "dmon was stopped due to receiving a signal" in beside.stdout
+    assert beside.signal == signal.SIGTERM
     parsed = benchmark.get("dcgm_profile").parse(beside)
     assert (parsed.outcome, parsed.reason) == (Outcome.OK, "")
     assert "sm_active" in {each.metric for each in parsed.measurements}
@@ -115,6 +118,26 @@ def test_one_that_does_not_want_to_end_is_killed(
     main, beside = _run(settings, store, _plan(BESIDE.model_copy(update={"params": {**LOAD, "runtime_s": 0.1}})))
     assert main.exit_status == 0
     assert beside.signal == 9
+
+
+def test_one_whose_tool_starts_after_the_others_end_is_killed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(companions, "_STARTING_S", 0.05)
+    monkeypatch.setattr(companions, "_ENDING_S", 0.05)
+    may_start, ended = threading.Event(), threading.Event()
+    done: list[process.Completed] = []
+
+    def measure(_job: Job, started: Callable[[int], None]) -> RawOutput:
+        may_start.wait()
+        done.append(process.run(("sleep", "600"), timeout_s=600, started=started))
+        ended.set()
+        return make.raw()
+
+    with companions.watching((make.job(beside="job-2"),), measure) as found:
+        pass
+    assert found == {"job-1": None}
+    may_start.set()
+    assert ended.wait(60)
+    assert done[0].signal == 9
 
 
 def test_one_that_breaks_has_no_raw_output_and_nothing_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:

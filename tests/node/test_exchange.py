@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import benchmark, exchange, isolation, keys, lease, plan, process
+from pipelines import benchmark, exchange, isolation, keys, lease, plan, process, process_groups
 from pipelines.errors import Unknown
 from pipelines.node import run_jobs, run_once
 from pipelines.records import Outcome, Parsed, Plan, RawOutput, Scalar, Suite, SuiteEntry
@@ -192,7 +192,7 @@ def test_a_server_killed_in_mid_test_is_a_truncated_test(
         server = pool.submit(stand, settings, store, made, job.peer or "")
         group = until(lambda: next(iter(groups), None), "the server's start")
         until(lambda: _connections(job.port or 0) >= 2 or None, "the test's connections")
-        process.end_group(group, process.start_ticks_of(group) or 0, Path("/"))
+        process_groups.end_left(group, process_groups.start_ticks_of(group) or 0, Path("/"))
         (raw,), _ = client.result()
         server.result()
     parsed = judged(raw)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import guard, process
+from pipelines import guard, process_groups
 from pipelines.errors import FleetmarkError, NotEnoughSpace, ScratchRefused, SizeCapExceeded
 from pipelines.mounts import Mount as MountRecord
 from pipelines.records import Node
@@ -243,7 +243,7 @@ def test_process_group_of_an_earlier_boot_is_not_ended(node: Node, tmp_path: Pat
         owner = json.loads((old / ".owner.json").read_text())
         (old / ".owner.json").write_text(json.dumps({**owner, "boot_id": "an-earlier-boot"}))
         guard.reclaim(node, tmp_path, lambda _: None)
-        assert process.start_ticks_of(stranger.pid) is not None
+        assert process_groups.start_ticks_of(stranger.pid) is not None
         stranger.kill()
 
 

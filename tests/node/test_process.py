@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import process
+from pipelines import process, process_groups
 from pipelines.errors import ToolNotFound, ToolNotStarted
 from tests.node.waiting import runs, until
 
@@ -34,7 +34,7 @@ def test_timeout_ends_the_group_with_a_grandchild_that_ignores_sigterm() -> None
 
 
 def test_tool_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_GRACE_S", 0.1)
+    monkeypatch.setattr(process_groups, "_GRACE_S", 0.1)
     done = process.run(("sh", "-c", "trap '' TERM; while :; do read x < /dev/zero; done"), timeout_s=0.2)
     assert (done.timed_out, done.signal) == (True, signal.SIGKILL)
 
@@ -59,7 +59,8 @@ def test_tool_has_no_terminal_and_no_input() -> None:
 def test_secrets_of_the_environment_do_not_reach_the_tool() -> None:
     given = {"PATH": os.environ["PATH"], "AWS_SECRET_ACCESS_KEY": "s3cret", "FLEETMARK_STORE": "s3://a", "LANG": "C"}
     done = process.run(("env",), timeout_s=10, environ=given)
-    assert dict(line.split("=", 1) for line in done.stdout.splitlines()) == {"PATH": given["PATH"], "LANG": "C"}
+    usual = {"PATH": given["PATH"], "LANG": "C", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    assert dict(line.split("=", 1) for line in done.stdout.splitlines()) == usual
 
 
 def test_open_files_do_not_reach_the_tool(tmp_path: Path) -> None:
@@ -187,18 +188,18 @@ def _interrupt(_group: int) -> None:
 
 def test_group_left_behind_is_ended(tmp_path: Path) -> None:
     with subprocess.Popen(("sleep", "300"), process_group=0) as left:
-        ticks = process.start_ticks_of(left.pid)
+        ticks = process_groups.start_ticks_of(left.pid)
         assert ticks is not None
-        assert process.end_group(left.pid, ticks, tmp_path)
+        assert process_groups.end_left(left.pid, ticks, tmp_path)
         assert left.wait() == -signal.SIGTERM
-    assert not process.end_group(left.pid, ticks, tmp_path)
+    assert not process_groups.end_left(left.pid, ticks, tmp_path)
 
 
 def test_later_process_with_the_same_id_is_left_alone(tmp_path: Path) -> None:
     with subprocess.Popen(("sleep", "300"), process_group=0) as stranger:
-        ticks = process.start_ticks_of(stranger.pid)
+        ticks = process_groups.start_ticks_of(stranger.pid)
         assert ticks is not None
-        assert not process.end_group(stranger.pid, ticks - 1, tmp_path)
+        assert not process_groups.end_left(stranger.pid, ticks - 1, tmp_path)
         assert runs(stranger.pid)
         stranger.kill()
 
@@ -208,9 +209,9 @@ def test_children_whose_leader_is_gone_are_known_by_their_directory(tmp_path: Pa
         assert leader.stdout is not None
         child = int(leader.stdout.readline())
         leader.wait()
-        assert not process.end_group(leader.pid, 1, tmp_path / "other")
+        assert not process_groups.end_left(leader.pid, 1, tmp_path / "other")
         assert runs(child)
-        assert process.end_group(leader.pid, 1, tmp_path)
+        assert process_groups.end_left(leader.pid, 1, tmp_path)
     until(lambda: not runs(child), "the child to end")
 
 

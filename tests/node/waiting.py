@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from pipelines import process
+from pipelines import process_groups
 
 T = TypeVar("T")
 _LIMIT_S = 30.0
@@ -22,4 +22,4 @@ def until(look: Callable[[], T | None], what: str) -> T:
 
 def runs(pid: int) -> bool:
     """Whether a process is there and has not ended; nobody may be there to reap an orphan that has."""
-    return process.start_ticks_of(pid) is not None
+    return process_groups.start_ticks_of(pid) is not None

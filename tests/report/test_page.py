@@ -56,6 +56,14 @@ def test_a_floor_that_was_not_measured_is_not_shown_as_reached() -> None:
     assert "not measured none 500 MB/s none of 2 planned repeats gave a value: truncated" in page
 
 
+def test_what_the_plan_left_out_of_the_suite_is_said_beside_what_was_not_measured() -> None:
+    made = batch()
+    sentence = "llama_bench is not run on gpu-01: the inventory does not give it the feature gpu"
+    page = text(rendered(replace(made, plan=made.plan.model_copy(update={"left_out": (sentence,)}))))
+    assert f"Not planned {sentence}" in page
+    assert "Not planned" not in text(rendered(made))
+
+
 @pytest.mark.parametrize("place", ["note", "reason", "notes"])
 def test_text_from_people_and_tools_is_inert(place: str) -> None:
     made = batch(note=HOSTILE if place == "note" else "")

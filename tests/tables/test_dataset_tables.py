@@ -351,10 +351,9 @@ def test_queries_see_the_tables_of_datasets_beside_a_run(settings: Settings, sto
     staged(store, "gpu-01", transfer(1, version=made.version), transfer(2, Arrival.FAILED, reason="it is gone"))
     datasets.land_staging(store, STAGING_ID)
     scrubbed(store, "store", "store.photos", checked(1), checked(2, finding=Finding.MISSING, reason="it is gone"))
+    nights.put(store, nights.rows())
+    datasets.land_scrub(store, SCRUB_ID)
     with open_reader(store) as reader:
-        nights.put(store, nights.rows())
-        datasets.land_scrub(store, SCRUB_ID)
-        assert reader.refresh()
         joined = "SELECT source, bytes_per_s FROM staging JOIN datasets USING (dataset, version)"
         assert reader.query(joined).rows == ((str(tmp_path / "photos"), 2.0**21),)
         assert reader.query("SELECT finding, reason FROM scrubs ORDER BY shard").rows == (

@@ -33,7 +33,15 @@ BATCHED = tuple(
 
 def test_storage_has_a_line_per_case_and_direction() -> None:
     shown = overview((*FIO, *BATCHED))
-    assert shown.rows == (("gpu-01", "case", "read", "2.00 GB/s ±5%", None, None, "1.00 ms ±0%", None, "3"),)
+    assert shown.rows == (("gpu-01", "fio case", "read", "2.00 GB/s ±5%", None, None, "1.00 ms ±0%", None, "3"),)
+
+
+def test_cases_of_two_benchmarks_that_have_one_name_have_a_line_each() -> None:
+    shown = overview((*FIO, summary("memory_bandwidth", "read_bandwidth", 2e10, "B/s")))
+    assert [row[1:4] for row in shown.rows] == [
+        ("fio case", "read", "2.00 GB/s ±5%"),
+        ("memory_bandwidth case", "read", "20.0 GB/s ±0%"),
+    ]
 
 
 def test_what_has_no_such_line_is_shown_metric_by_metric_with_the_labels_that_differ() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import pipelines
 from pipelines import arrivals, keys, stages, storage
-from pipelines.errors import WrongNode
+from pipelines.errors import OtherVersion, Unknown, WrongNode
 from pipelines.records import Outcome, Refusal
 from pipelines.settings import Settings
 from pipelines.storage import Store
@@ -100,6 +100,45 @@ def test_a_node_whose_task_began_is_not_called_unreachable(settings: Settings, s
     else:
         store.create(keys.raw_key(make.RUN_ID, "gpu-01", there.job.job_id, 1), b"cut")
     assert reasons(store)[1] == "there is no raw output: a task of its node began, and ended before this job"
+
+
+def test_a_job_whose_task_failed_says_with_what_it_did_the_last_time(settings: Settings, store: Store) -> None:
+    jobs = (make.job(), make.job(job_id="job-2", peer="gpu-02"))
+    made = stages.publish_plan(store, make.plan(*jobs, unreachable_after_s=9.0))
+    key = keys.plan_key(made.run_id)
+    store.replace(key, made.model_dump_json().replace('"note":', '"what_a_later_version_adds":').encode())
+    for attempt in (1, 2):
+        with pytest.raises(OtherVersion):
+            stages.measure(settings, store, made.run_id, "gpu-01", attempt, lambda _: None)
+    store.replace(key, made.model_dump_json().encode())
+    first, other = reasons(store)
+    assert first.startswith("there is no raw output: the task measure of its node failed, attempt 2: file://")
+    assert "was written by another version of fleetmark than the one here (what_a_later_version_adds: Extra" in first
+    assert other == "node unreachable: no task was heard to begin there within 9 s", "another task runs it"
+
+    arrivals.heard(store, made.run_id, ["gpu-01"], make.AT)
+    assert reasons(store) == [first, "there is no raw output: a task of its node began, and ended before this job"]
+    assert arrivals.nodes(store, made.run_id) == {"gpu-01"}
+
+
+@pytest.mark.parametrize("data", [b"cut", b"{}", b" " * 2**20], ids=["no JSON", "no failure", "too large"])
+def test_what_is_no_failure_says_nothing(store: Store, data: bytes) -> None:
+    made = stages.publish_plan(store, make.plan())
+    store.create(keys.failure_key(made.run_id, "gpu-01", "measure", 1), data)
+    others = arrivals.Failure(node="gpu-02", task="measure", attempt=1, problem="-").model_dump_json().encode()
+    store.create(keys.failure_key(made.run_id, "gpu-01", "measure", 2), others)
+    assert reasons(store) == ["there is no raw output, nor word that a task of its node began"]
+
+
+def test_nothing_is_said_of_a_run_that_there_is_not_nor_by_another_node(settings: Settings, store: Store) -> None:
+    with pytest.raises(Unknown):
+        stages.measure(settings, store, make.RUN_ID, "gpu-01", 1, lambda _: None)
+    stages.publish_plan(store, make.plan())
+    elsewhere = settings.model_copy(update={"node": "gpu-02"})
+    for task in (stages.measure, stages.exchange):
+        with pytest.raises(WrongNode):
+            task(elsewhere, store, make.RUN_ID, "gpu-01", 1, lambda _: None)
+    assert store.keys_under(keys.arrivals_prefix(make.RUN_ID)) == []
 
 
 def test_an_arrival_that_was_heard_of_since_makes_the_runs_next_batch(settings: Settings, store: Store) -> None:

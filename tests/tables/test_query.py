@@ -80,31 +80,27 @@ def test_a_run_is_complete_only_when_its_rows_are_in_runs(store: Store) -> None:
     with open_reader(store) as opened:
         assert opened.query("SELECT count(*) FROM measurements").rows == ((3,),)
         assert opened.query("SELECT count(*) FROM results").rows == ((0,),)
-        nights.put(store, landing)
-        assert opened.refresh()
+    nights.put(store, landing)
+    with open_reader(store) as opened:
         assert opened.query("SELECT count(*) FROM results").rows == ((3,),)
 
 
-def test_refresh_shows_what_was_landed_since_and_is_a_no_op_without_news(store: Store) -> None:
+def test_a_reader_keeps_to_what_stood_when_it_was_opened(store: Store) -> None:
     nights.put(store, nights.rows())
     with open_reader(store) as opened:
-        assert not opened.refresh()
         nights.put(store, nights.rows(NIGHT + timedelta(days=1), values=(10.0,)))
         assert opened.query(COUNT).rows == ((3, 9.0),)
-        assert opened.refresh()
+    with open_reader(store) as opened:
         assert opened.query(COUNT).rows == ((4, 19.0),)
         assert opened.query("SELECT last_night()").rows == ((NIGHT + timedelta(days=1),),)
 
 
-@pytest.mark.parametrize("refreshed", [False, True])
 def test_a_run_that_lands_while_its_tables_are_opened_is_seen_whole_or_not_at_all(
-    store: Store, monkeypatch: pytest.MonkeyPatch, refreshed: bool
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nights.put(store, nights.rows())
-    reader = open_reader(store) if refreshed else None
     landing = iter(NIGHT + timedelta(days=number) for number in range(1, 100))
-    where, name = (query.Reader, "_moved") if refreshed else (snapshot, "open_newest")
-    asked = getattr(where, name)
+    asked = snapshot.open_newest
 
     def and_then_a_run_lands(*args: Any) -> Any:
         answer = asked(*args)
@@ -112,11 +108,8 @@ def test_a_run_that_lands_while_its_tables_are_opened_is_seen_whole_or_not_at_al
         return answer
 
     with monkeypatch.context() as patched:
-        patched.setattr(where, name, and_then_a_run_lands)
-        if reader is None:
-            reader = open_reader(store)
-        else:
-            reader.refresh()
+        patched.setattr(snapshot, "open_newest", and_then_a_run_lands)
+        reader = open_reader(store)
     with reader:
         torn = "SELECT run_id FROM completed ANTI JOIN measurements USING (run_id)"
         assert reader.query(torn).rows == ()
@@ -142,7 +135,6 @@ def test_time_travel_by_version_of_runs_sees_whole_runs(store: Store) -> None:
             assert opened.query(COUNT).rows == rows
             assert opened.query("SELECT count(DISTINCT run_id) FROM results").rows == ((version,),)
             assert opened.query("SELECT run_id FROM latest").rows == opened.query("SELECT max(run_id) FROM runs").rows
-            assert not opened.refresh()
 
 
 def test_time_travel_by_time_sees_what_was_there_then(store: Store) -> None:
@@ -177,7 +169,7 @@ def test_a_column_added_later_is_null_in_old_rows_and_does_not_disturb_old_reade
         evolved = evolved.append_column("firmware", pa.array(["1.2"] * evolved.num_rows))
         write_deltalake(DeltaTable(_uri(store)), evolved, mode="append", schema_mode="merge")
         assert opened.query("SELECT count(*) FROM measurements").rows == ((3,),)
-        opened.refresh()
+    with open_reader(store) as opened:
         answer = opened.query("SELECT firmware, count(*) FROM measurements GROUP BY 1 ORDER BY 1 NULLS FIRST")
         assert answer.rows == ((None, 3), ("1.2", 3))
         assert opened.query("FROM measurements").names[:-1] == tuple(TABLES["measurements"].schema.names)
@@ -269,7 +261,7 @@ def test_the_same_rows_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         with open_reader(store) as opened:
             nights.put(store, nights.rows(NIGHT + timedelta(days=1), values=(10.0,)))
             assert opened.query(COUNT).rows == ((3, 9.0),)
-            opened.refresh()
+        with open_reader(store) as opened:
             assert opened.query("SELECT count(*), sum(value) FROM results").rows == ((4, 19.0),)
             assert opened.query("SELECT value FROM latest").rows == ((10.0,),)
             with pytest.raises(BadQuery):

@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipelines.benchmark import Benchmark, Command, Cost, Floor, Metric, Workplace
-from pipelines.families import probe_tool
+from pipelines.benchmark import Command, Cost, Floor, Metric, Workplace
+from pipelines.families import probe_tool, scratch
 from pipelines.families.probe_tool import Count, Seconds
-from pipelines.records import Measurement, Outcome, Parsed, RawOutput, Record
+from pipelines.records import Labels, Measurement, Outcome, Parsed, RawOutput, Record
 
 MIB, GIB = 2**20, 2**30
 _FLOOR_BYTES_PER_S = 500_000_000
@@ -77,12 +77,12 @@ def parse(raw: RawOutput) -> Parsed:
     found = probe_tool.read(raw, "checkpoint", _Document)
     if isinstance(found, Parsed):
         return found
-    return Parsed(outcome=Outcome.OK, measurements=tuple(_measurements(found)))
+    return Parsed(outcome=Outcome.OK, measurements=tuple(_measurements(found, scratch.labels(raw))))
 
 
-def _measurements(document: _Document) -> Iterator[Measurement]:
+def _measurements(document: _Document, where: Labels) -> Iterator[Measurement]:
     total = document.writers * document.size_bytes
-    labels = {"writers": str(document.writers), "size": str(document.size_bytes)}
+    labels = {"writers": str(document.writers), "size": str(document.size_bytes), **where}
     restored = {**labels, "cache": document.cache}
     yield Measurement(metric="save_bandwidth", value=total / document.save_s, unit="B/s", labels=labels)
     yield Measurement(metric="save_time", value=document.save_s, unit="s", labels=labels)
@@ -91,20 +91,17 @@ def _measurements(document: _Document) -> Iterator[Measurement]:
     yield Measurement(metric="restore_time", value=document.restore_s, unit="s", labels=restored)
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = probe_tool.benchmark(
     name="checkpoint",
     title="Saving and restoring a checkpoint on the node",
     caveat="It is the disk's part of a checkpoint: nothing is copied from a GPU, serialised or sent to other nodes. "
     "Unlike fio's profile of the same name, which writes and flushes piece by piece, it saves shards as a training "
     "framework does, flushes each once at its end, flushes the directory and renames it, and restores them. A restore "
     "labelled cache=warm was read from memory and says nothing about the disk; in one labelled dropped the kernel had "
-    "forgotten the bytes, and the drive or its controller may still have held them. A drive's own write cache takes "
+    "forgotten the bytes, and the drive or its controller may still have held them. With a "
+    "label `filesystem` (tmpfs, ZFS) what was saved may be in memory as well. A drive's own write cache takes "
     "the first gigabytes faster than the rest: choose the size of your own checkpoints.",
     cadence="nightly",
-    tool=probe_tool.PROGRAM,
-    minimum_version=probe_tool.MINIMUM_VERSION,
-    version_argv=probe_tool.VERSION_ARGV,
-    install_hint=probe_tool.INSTALL_HINT,
     writes=True,
     source="https://man7.org/linux/man-pages/man2/fsync.2.html",
     params=Params,
@@ -119,7 +116,6 @@ BENCHMARK = Benchmark(
     cost=cost,
     required=required,
     command=command,
-    version=probe_tool.version,
     parse=parse,
     floors=floors,
 )

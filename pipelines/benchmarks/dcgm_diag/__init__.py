@@ -44,9 +44,10 @@ BENCHMARK = Benchmark(
     title="NVIDIA's diagnostic of the GPUs (dcgmi diag)",
     caveat="A test that was skipped has no row: it was not passed, and a note says why it was skipped. A test that "
     "failed for nothing but the node's set-up (severity configuration) has no row in passed either, since it says "
-    "nothing about the GPU. DCGM 4 prints a warning as a failure, so both are 0 here; the label severity of errors "
-    "says how bad it is: monitor is a GPU that still works, isolate one that does not. With several repeats the median "
-    "is judged, which a single failure does not move: ask for one.",
+    "nothing about the GPU. Where DCGM 4 fails all GPUs for what it warns of one, that one alone has a row. It prints "
+    "a warning as a failure, so both are 0 here; the label severity of errors says how bad it is: monitor is a GPU "
+    "that still works, isolate one that does not. With several repeats the median is judged, which a single failure "
+    "does not move: ask for one.",
     cadence="weekly",
     tool=dcgm_tool.TOOL,
     minimum_version=dcgm_tool.MINIMUM_VERSION,

@@ -100,11 +100,20 @@ class Test(_Read):
 
     @property
     def all_results(self) -> tuple[Result, ...]:
-        """Those of the GPUs, and the summary where it says what none of them does. Its warnings repeat theirs."""
+        """Those of the GPUs that are to blame, and the summary where it says what none of them does.
+
+        DCGM 4 fails all GPUs for what it warns of one, or without naming one (Plugin::SetResult). What names none
+        stands in the summary, which from 4.6 on repeats the others.
+        """
         summary = self.test_summary
-        if summary is None or (self.results and not summary.fails) or any(result.fails for result in self.results):
+        if summary is None:
             return self.results
-        return (*self.results, summary)
+        own = [said for result in self.results for said in result.warnings]
+        unnamed = tuple(said for said in summary.warnings if said not in own)
+        to_blame = tuple(each for each in self.results if each.warnings or not each.fails or not (own or unnamed))
+        if self.results and not (summary.fails and (unnamed or not any(each.fails for each in to_blame))):
+            return to_blame
+        return (*to_blame, summary.model_copy(update={"warnings": unnamed}))
 
 
 class Category(_Read):

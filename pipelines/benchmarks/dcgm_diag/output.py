@@ -17,9 +17,10 @@ _CATEGORIES = (
     "internal",
 )  # fmt: skip
 _CONFIGURATION = _SEVERITIES.index("configuration")
-_PER_GB, _PER_GIGAFLOP = 10**9, 10**9
-_BANDWIDTH = re.compile(r"([A-Za-z][A-Za-z ]{0,40}?) bandwidth:\s*(\d{1,9}(?:\.\d{1,6})?) GB/s")
-_GIGAFLOPS = re.compile(r"calculated at approximately (\d{1,12}(?:\.\d{1,6})?) gigaflops")
+_PER_GB, _PER_GIGAFLOP = 10**9, 2**30  # PcieMain.cpp divides by 1e9, DiagnosticPlugin.cpp by 1024 * 1024 * 1024
+_OF_GPU = r"(?:GPU (\d{1,6}):? )?"  # a result of several GPUs says whose each number is
+_BANDWIDTH = re.compile(_OF_GPU + r"\b([A-Za-z][A-Za-z ]{0,40}?) bandwidth:\s*(\d{1,9}(?:\.\d{1,6})?) GB/s")
+_GIGAFLOPS = re.compile(_OF_GPU + r"calculated at approximately (\d{1,12}(?:\.\d{1,6})?) gigaflops")
 _NOTES, _NOTE_LENGTH = 64, 300
 
 Labelled = tuple[tuple[str, str], ...]
@@ -54,14 +55,13 @@ def _judged(diagnostic: Diagnostic, exit_status: int) -> Parsed:
     passed = _passed(diagnostic)
     notes = tuple(_notes(diagnostic))[:_NOTES]
     reason, outcome = "", Outcome.OK
-    if exit_status and not any(result.fails for test in diagnostic.tests for result in test.all_results):
+    if exit_status and not any(result.fails or result.warnings for _, result in _results(diagnostic)):
         reason = f"dcgmi ended with exit status {exit_status}, though no test in its result failed"
         return Parsed(outcome=Outcome.TOOL_FAILED, reason=reason, notes=notes)
     if not passed:
-        results = [result for test in diagnostic.tests for result in test.all_results]
-        if any(result.fails for result in results):
+        if any(result.fails for _, result in _results(diagnostic)):
             outcome = Outcome.CONFIG
-        elif any(result.skipped for result in results):
+        elif any(result.skipped for _, result in _results(diagnostic)):
             outcome = Outcome.NOT_MEASURED
         else:
             outcome = Outcome.TRUNCATED
@@ -93,7 +93,7 @@ def _errors(diagnostic: Diagnostic) -> Counter[Labelled]:
             ("error", "unknown" if said.error_id is None else str(said.error_id)),
         )
         for test, result in _results(diagnostic)
-        if result.fails
+        if not result.skipped
         for about in result.about
         for said in result.warnings
     )
@@ -103,14 +103,16 @@ def _numbers(diagnostic: Diagnostic) -> Iterator[Measurement]:
     """The rates in what a test says beside its status; each once."""
     seen: dict[tuple[str, Labelled], float] = {}
     for test, result in _results(diagnostic):
-        for about in result.about if "gpu" in result.about[0] else ():
-            place = (*about.items(), ("test", test))
+        for gpu in (about["gpu"] for about in result.about if "gpu" in about):
+            place = (("gpu", gpu), ("test", test))
             for text in result.info:
-                for words, number in _BANDWIDTH.findall(text):
-                    direction = "_".join(words.lower().split())
-                    seen["bandwidth", (*place, ("direction", direction))] = float(number) * _PER_GB
-                for number in _GIGAFLOPS.findall(text):
-                    seen["flops", place] = float(number) * _PER_GIGAFLOP
+                for whose, words, number in _BANDWIDTH.findall(text):
+                    if whose in ("", gpu):
+                        direction = "_".join(words.lower().split())
+                        seen["bandwidth", (*place, ("direction", direction))] = float(number) * _PER_GB
+                for whose, number in _GIGAFLOPS.findall(text):
+                    if whose in ("", gpu):
+                        seen["flops", place] = float(number) * _PER_GIGAFLOP
     for (metric, labels), value in seen.items():
         unit = "B/s" if metric == "bandwidth" else "FLOP/s"
         yield Measurement.model_validate({"metric": metric, "value": value, "unit": unit, "labels": dict(labels)})
@@ -124,9 +126,9 @@ def _results(diagnostic: Diagnostic) -> Iterator[tuple[str, Result]]:
 
 def _notes(diagnostic: Diagnostic) -> Iterator[str]:
     for test, result in _results(diagnostic):
-        if not (result.fails or result.skipped):
+        if result.passes and not result.warnings:
             continue
-        how = "was skipped"
+        how = "was skipped" if result.skipped else "passed with a warning"
         if result.fails:
             how = "failed because of the node's set-up" if _is_configuration(result) else "failed"
         where = ", ".join(

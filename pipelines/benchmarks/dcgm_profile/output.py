@@ -10,19 +10,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from statistics import fmean
 
-from pydantic import ValidationError
-
 from pipelines.benchmarks.dcgm_profile.fields import FIELDS
 from pipelines.benchmarks.dcgm_profile.params import Params
 from pipelines.errors import UnknownOutput
-from pipelines.families import dcgm_tool
+from pipelines.families import asked, dcgm_tool
 from pipelines.records import Measurement, Outcome, Parsed, RawOutput, Series
 from pipelines.tracks import MOST_SAMPLES, Track
 
 _MS_PER_S = 1_000
 _FIRST_WITH_BLANK_CELLS = 4  # an older dcgmi leaves a missing value out, and those after it stand too far left
 _ENTITY = re.compile(r"(GPU|GPU-I|GPU-CI) (\d{1,5})")
-_STOPPED = "dmon was stopped due to receiving a signal"
+_STOPPED = "dmon was stopped"
 _BEHIND = 0.9  # of the samples asked for: an interval is a little longer than asked
 
 Samples = Mapping[tuple[str, str], list[tuple[float, float]]]
@@ -39,18 +37,17 @@ def parse(raw: RawOutput) -> Parsed:
     Raises:
         UnknownOutput: dcgmi ended well and printed something else than dmon's table, or a cell that is no number.
     """
-    if raw.refusal is not None:
-        return Parsed(outcome=raw.refusal.outcome, reason=raw.refusal.reason)
+    params = asked.params(raw, Params, dcgm_tool.TOOL)
+    if isinstance(params, Parsed):
+        return params
     ended_with = raw.facts.get("ended_with")  # what it stood beside has ended, and so it was ended: nothing is missing
     if raw.exit_status and not (ended_with and _STOPPED in raw.stdout):
         return dcgm_tool.failure(raw.exit_status, raw.stdout + raw.stderr)
-    try:
-        params = Params.model_validate(dict(raw.job.params))
-    except ValidationError as e:
-        raise UnknownOutput(dcgm_tool.TOOL, "a job with parameters of this benchmark", str(dict(raw.job.params))) from e
-    if (raw.timed_out or raw.signal is not None) and "#Entity" not in raw.stdout:
-        return Parsed(outcome=Outcome.TRUNCATED, reason="it was ended before it printed anything")
     samples, rows, notes = _table(raw, params.interval_ms / _MS_PER_S)
+    if not rows and (ended_with or raw.timed_out or raw.signal is not None):
+        return Parsed(outcome=Outcome.TRUNCATED, reason="it was ended before it printed a sample")
+    if not rows:
+        raise UnknownOutput(dcgm_tool.TOOL, "a table that begins with #Entity and has a row", raw.stdout)
     measurements = tuple(_measurements(samples))
     outcome, reason = Outcome.OK, ""
     if not any(each.metric == "sm_active" for each in measurements):
@@ -89,10 +86,8 @@ def _table(raw: RawOutput, interval_s: float) -> tuple[Samples, int, tuple[str, 
             for name, cell in cells.items():
                 if name in FIELDS and cell not in {"", "N/A"}:
                     found.setdefault((device, name), []).append((at_s, _number(cell, raw.stdout)))
-    if not columns or not counted:
-        raise UnknownOutput(dcgm_tool.TOOL, "a table that begins with #Entity and has a row", raw.stdout)
     notes = (f"{skipped} rows lack a value, and this dcgmi does not say which: they are left out",) if skipped else ()
-    return found, max(counted.values()), notes
+    return found, max(counted.values(), default=0), notes
 
 
 def _columns(header: str) -> list[tuple[str, int, int | None]]:

@@ -1,22 +1,12 @@
 """fio: bandwidth, IOPS and latency of the node's scratch filesystem under six loads; the descriptor and the command."""
 
-from pipelines.benchmark import Benchmark, Command, Cost, Floor, Workplace
-from pipelines.benchmarks.fio.params import KIB, MIB, Params, case, labels
-from pipelines.families import fio_results, fio_tool
-from pipelines.records import Parsed, RawOutput
+from pipelines.benchmark import Command, Cost, Floor, Workplace
+from pipelines.benchmarks.fio.params import Params, case
+from pipelines.families import fio_params, fio_results, fio_tool, scratch
+from pipelines.families.fio_params import MIB
+from pipelines.records import Labels, Parsed, RawOutput
 
-_RW = {
-    "seq_read": "read",
-    "seq_write": "write",
-    "rand_read": "randread",
-    "rand_write": "randwrite",
-    "mixed": "randrw",
-    "checkpoint": "write",
-}
 _CHECKPOINT_FLOOR_BYTES_PER_S = 500_000_000
-_SLOW_DISK_BYTES_PER_S = 250_000_000  # half the checkpoint floor: what planning assumes of a disk it knows nothing of
-_REFILL_BELOW_BYTES = 128 * KIB
-_SEED = 20_180_412
 
 
 def command(params: Params, workplace: Workplace) -> Command:
@@ -33,30 +23,20 @@ def command(params: Params, workplace: Workplace) -> Command:
         f"--name={params.profile}",
         "--thread=1",
         f"--directory={fio_tool.escaped(workplace.scratch)}",
-        f"--rw={_RW[params.profile]}",
+        f"--rw={fio_params.RW[params.profile]}",
         f"--bs={params.block_size_bytes}",
         f"--iodepth={params.iodepth}",
         f"--numjobs={params.numjobs}",
         f"--size={params.size_bytes}",
         f"--ioengine={params.engine}",
         f"--direct={int(direct)}",
-        f"--randseed={_SEED}",
-        *_buffers(params),
+        f"--randseed={fio_tool.SEED}",
+        fio_tool.refill(writes=params.writes, block_size_bytes=params.block_size_bytes),
+        "--scramble_buffers=1",
         *_duration(params),
         *((f"--rwmixread={params.read_percent}",) if params.read_percent is not None else ()),
     )
-    return Command(argv=argv, labels={**labels(params), "direct": str(direct).lower()})
-
-
-def _buffers(params: Params) -> tuple[str, ...]:
-    """Data that a drive can neither compress nor store once.
-
-    fio writes from one random buffer per request in flight and alters a little of it each time. Blocks smaller than
-    what filesystems compress together (128 KiB on btrfs and ZFS) would repeat within that, so those are filled anew;
-    for larger ones this would cost more than it gives (1 MiB: 49 % of a core instead of 7 %, 10 % less bandwidth).
-    """
-    refill = params.writes and params.block_size_bytes < _REFILL_BELOW_BYTES
-    return (f"--refill_buffers={int(refill)}", "--scramble_buffers=1")
+    return Command(argv=argv, labels={**fio_params.labels(params), "direct": str(direct).lower()})
 
 
 def _duration(params: Params) -> tuple[str, ...]:
@@ -81,7 +61,7 @@ def cost(params: Params) -> Cost:
     `written_bytes` is what lies on the disk at most: the files, which a timed load writes over and over. What goes
     through to the drive in that time is not bounded by it.
     """
-    files_s = params.total_bytes / _SLOW_DISK_BYTES_PER_S
+    files_s = params.total_bytes / fio_tool.SLOW_DISK_BYTES_PER_S
     return Cost(
         seconds=files_s + (params.ramp_s or 0.0) + (params.runtime_s or 0.0), written_bytes=params.total_bytes + MIB
     )
@@ -102,22 +82,21 @@ def floors(params: Params) -> tuple[Floor, ...]:
 
 def parse(raw: RawOutput) -> Parsed:
     """Raises: UnknownOutput: fio ended well and printed something else than its document."""
-    return fio_results.parse(raw, Params.model_validate, labels)
+
+    def labelled(params: Params) -> Labels:
+        return {**fio_params.labels(params), **scratch.labels(raw)}
+
+    return fio_results.parse(raw, Params.model_validate, labelled)
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = fio_tool.benchmark(
     name="fio",
     title="Storage of the node (fio)",
     caveat="It is the filesystem of the scratch directory with files of the stated size: a drive's cache may hold a "
     "small one, a drive that is nearly full or hot is slower, and the time that a write takes to reach the medium is "
-    "only in the checkpoint profile.",
+    "only in the checkpoint profile. What has a label `filesystem` (tmpfs, ZFS) may have come from memory, with direct "
+    "I/O as well.",
     cadence="nightly",
-    tool="fio",
-    minimum_version=fio_tool.MINIMUM_VERSION,
-    version_argv=("fio", "--version"),
-    install_hint="apt-get install fio",
-    writes=True,
-    source="https://fio.readthedocs.io/en/latest/fio_doc.html#json-output",
     params=Params,
     metrics=(
         *fio_tool.direction("read", "read"),
@@ -127,9 +106,7 @@ BENCHMARK = Benchmark(
     ),
     case=case,
     cost=cost,
-    required=fio_results.required,
     command=command,
-    version=fio_tool.version,
     parse=parse,
     floors=floors,
 )

@@ -1,15 +1,14 @@
 """What can be asked of fio: six profiles, each with its defaults, and the parameters that vary them."""
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
-from pydantic.config import JsonDict
 
 from pipelines import keys
+from pipelines.families import fio_params
+from pipelines.families.fio_params import GIB, KIB, MIB, BlockSize, Depth, Jobs, Percent
 from pipelines.records import Record, Scalar
-
-KIB, MIB, GIB = 2**10, 2**20, 2**30
 
 Profile = Literal["seq_read", "seq_write", "rand_read", "rand_write", "mixed", "checkpoint"]
 Engine = Literal["libaio", "io_uring", "psync"]
@@ -44,14 +43,7 @@ DEFAULTS: Mapping[str, Mapping[str, Scalar]] = {
 }
 
 
-def _of_profile(name: str) -> Callable[[Mapping[str, Any]], Any]:
-    """The default of a field: what the profile says, None where the profile has no use for it."""
-    return lambda given: DEFAULTS[given["profile"]].get(name)
-
-
-def _default(name: str, description: str) -> Any:
-    defaults: JsonDict = {profile: values[name] for profile, values in DEFAULTS.items() if name in values}
-    return Field(default_factory=_of_profile(name), description=description, json_schema_extra={"defaults": defaults})
+_default = fio_params.of_profile(DEFAULTS)
 
 
 class Params(Record):
@@ -61,11 +53,9 @@ class Params(Record):
     """
 
     profile: Profile = Field(default="rand_read", description="which load; sets the defaults of all the others")
-    block_size_bytes: Annotated[int, Field(ge=512, le=16 * MIB, multiple_of=512)] = _default(
-        "block_size_bytes", "bytes of one request"
-    )
-    iodepth: Annotated[int, Field(ge=1, le=1024)] = _default("iodepth", "queue depth: requests in flight of each job")
-    numjobs: Annotated[int, Field(ge=1, le=64)] = _default("numjobs", "jobs side by side, each with its own file")
+    block_size_bytes: BlockSize = _default("block_size_bytes", "bytes of one request")
+    iodepth: Depth = _default("iodepth", "queue depth: requests in flight of each job")
+    numjobs: Jobs = _default("numjobs", "jobs side by side, each with its own file")
     size_bytes: Annotated[int, Field(ge=MIB, le=1024 * GIB)] = _default("size_bytes", "bytes of each job's file")
     runtime_s: Annotated[float, Field(ge=0.1, le=3600)] | None = _default(
         "runtime_s", "seconds that are measured, after the ramp"
@@ -73,7 +63,7 @@ class Params(Record):
     ramp_s: Annotated[float, Field(ge=0, le=600)] | None = _default(
         "ramp_s", "seconds of warm-up: the same load, not counted"
     )
-    read_percent: Annotated[int, Field(ge=1, le=99)] | None = _default("read_percent", "share of reads in a mixed load")
+    read_percent: Percent | None = _default("read_percent", "share of reads in a mixed load")
     fsync_bytes: Annotated[int, Field(ge=512, le=64 * GIB)] | None = _default(
         "fsync_bytes", "fsync after every so many bytes"
     )
@@ -100,11 +90,11 @@ class Params(Record):
 
     @property
     def reads(self) -> bool:
-        return self.profile in {"seq_read", "rand_read", "mixed"}
+        return self.profile in fio_params.READING
 
     @property
     def writes(self) -> bool:
-        return self.profile in {"seq_write", "rand_write", "mixed", "checkpoint"}
+        return self.profile in fio_params.WRITING
 
     @property
     def syncs(self) -> bool:
@@ -123,12 +113,9 @@ def case(params: Params) -> str:
     How long it runs is no part of it.
     """
     tokens = {
-        "block_size_bytes": f"bs{_size(params.block_size_bytes)}",
-        "iodepth": f"qd{params.iodepth}",
-        "numjobs": f"j{params.numjobs}",
-        "size_bytes": _size(params.size_bytes),
+        **fio_params.tokens(params),
         "read_percent": f"r{params.read_percent}",
-        "fsync_bytes": f"fsync{_size(params.fsync_bytes or 0)}",
+        "fsync_bytes": f"fsync{fio_params.size(params.fsync_bytes or 0)}",
         "engine": params.engine,
         "direct": {"auto": "auto", "on": "direct", "off": "buffered"}[params.direct],
     }
@@ -136,21 +123,3 @@ def case(params: Params) -> str:
     given = [token for name, token in tokens.items() if getattr(params, name) != usual.get(name)]
     name = "-".join([params.profile, *given])
     return name if len(name) <= 63 else f"{params.profile}-{keys.content_id(given)}"
-
-
-def labels(params: Params) -> dict[str, str]:
-    """What varies between loads of one profile; sizes in bytes."""
-    return {
-        "block_size": str(params.block_size_bytes),
-        "iodepth": str(params.iodepth),
-        "numjobs": str(params.numjobs),
-        "size": str(params.size_bytes),
-        "engine": params.engine,
-    }
-
-
-def _size(size_bytes: int) -> str:
-    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
-        if size_bytes % unit == 0:
-            return f"{size_bytes // unit}{name}"
-    return f"{size_bytes}B"

@@ -4,7 +4,11 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
+from pydantic import BaseModel, ConfigDict, Field
+
+# What is not used may be below zero, or wrapped around at 2^64: so are packets that nobody counted for 3.12.
+Count = Annotated[int, Field(ge=-(2**63), le=2**64)]
+Number = Annotated[float, Field(ge=-1e15, le=1e15)]
 
 
 class _Reading(BaseModel):
@@ -14,17 +18,17 @@ class _Reading(BaseModel):
 class Sum(_Reading):
     """`sum_sent`, `sum_received`. `packets` and what follows are UDP's."""
 
-    bytes: Annotated[int, Field(ge=0)]
-    seconds: NonNegativeFloat
-    retransmits: int | None = None
-    packets: int | None = None
-    lost_packets: int | None = None
-    jitter_ms: float | None = None
+    bytes: Count
+    seconds: Number
+    retransmits: Count | None = None
+    packets: Count | None = None
+    lost_packets: Count | None = None
+    jitter_ms: Number | None = None
 
 
 class Sender(_Reading):
-    mean_rtt: int | None = None  # microseconds; 0 where the other side sends
-    sender: bool = True
+    mean_rtt: Count | None = None  # microseconds; where the other side sends 0, or that of the acknowledgements
+    sender: bool = True  # whether the client is
 
 
 class Stream(_Reading):
@@ -32,21 +36,22 @@ class Stream(_Reading):
 
 
 class Cpu(_Reading):
-    host_total: NonNegativeFloat
-    remote_total: NonNegativeFloat
+    host_total: Number
+    remote_total: Number
 
 
 class End(_Reading):
     streams: tuple[Stream, ...] = ()
     sum_sent: Sum | None = None
     sum_received: Sum | None = None
+    sum: Sum | None = None  # of UDP, before `sum_received` was there: 3.9
     sum_sent_bidir_reverse: Sum | None = None
     sum_received_bidir_reverse: Sum | None = None
     cpu_utilization_percent: Cpu | None = None
 
 
 class TestStart(_Reading):
-    blksize: Annotated[int, Field(gt=0)]
+    blksize: Annotated[int, Field(gt=0, lt=2**31)]
 
 
 class Start(_Reading):
@@ -56,7 +61,7 @@ class Start(_Reading):
 
 
 class Document(_Reading):
-    """What client and server print with `--json`. iperf3 3.12 exits with 0 whatever `error` says."""
+    """What client and server print with `--json`. iperf3 3.12 exits with 0 whatever `error` says; 3.9 has none."""
 
     start: Start
     end: End = End()

@@ -3,22 +3,22 @@
 import re
 from collections.abc import Iterator
 
-from pydantic import ValidationError
-
 from pipelines.benchmarks.iperf3 import document
 from pipelines.benchmarks.iperf3.document import Document, End, Sum
 from pipelines.benchmarks.iperf3.params import Params
 from pipelines.errors import UnknownOutput
+from pipelines.families import asked
 from pipelines.records import Labels, Measurement, Outcome, Parsed, RawOutput, Unit
 
 _PERCENT = 100
 _MS_PER_S = 10**3
 _US_PER_S = 10**6
 _FULL = 0.95  # of the time asked for
-_AWAY = re.compile(
-    r"Connection refused|server is busy|timed out|No route to host|Network is unreachable|Host is down"
-    r"|Temporary failure in name resolution|Operation now in progress"
-)
+_WRAPPED = 2**53  # more datagrams than anybody sends: a count below zero
+_SHORTEST_S = 0.001  # of which a rate is made
+_LATE = 0.01  # of the datagrams: so many may come late, after they were counted as lost
+_UNDER_WAY_S = 0.25  # for which what was sent last may be under way when the receiver stops
+_AWAY = re.compile(r"unable to connect to server|server is busy|unable to (send|receive) control message")
 _CONFIG = re.compile(r"not known|No address associated|unrecognized option|parameter|Unknown control message")
 
 
@@ -33,11 +33,20 @@ def unanswered(raw: RawOutput) -> str | None:
     waits for ever (https://github.com/esnet/iperf/issues/1862).
     """
     printed = document.read(raw.stdout)
-    if printed is None or printed.error is None or printed.start.connected:
+    error = None if printed is None else _error(raw, printed)
+    if printed is None or error is None or printed.start.connected:
         return None
     if raw.timed_out:
         return None if printed.start.connecting_to else "iperf3 was ended before any server had answered"
-    return printed.error if _AWAY.search(printed.error) else None
+    return error if _AWAY.search(error) and not _CONFIG.search(error) else None
+
+
+def _error(raw: RawOutput, printed: Document) -> str | None:
+    """What went wrong, in iperf3's words: 3.9 has no `error` in its document, and says it on stderr."""
+    if printed.error is not None or not raw.exit_status:
+        return printed.error
+    said = re.search(r"^iperf3: (?:error - )?(.+)$", raw.stderr, re.MULTILINE)
+    return said[1] if said else f"exit status {raw.exit_status}"
 
 
 def served(text: str) -> bool:
@@ -52,19 +61,19 @@ def parse(raw: RawOutput) -> Parsed:
     Raises:
         UnknownOutput: iperf3 ended well and printed something else than its document.
     """
-    if raw.refusal is not None:
-        return Parsed(outcome=raw.refusal.outcome, reason=raw.refusal.reason)
-    try:
-        params = Params.model_validate(dict(raw.job.params))
-    except ValidationError as e:
-        raise UnknownOutput("iperf3", "a job with parameters of this benchmark", str(dict(raw.job.params))) from e
+    params = asked.params(raw, Params, "iperf3")
+    if isinstance(params, Parsed):
+        return params
     printed = document.read(raw.stdout)
     if printed is None:
         outcome, reason = _without_document(raw)
         return Parsed(outcome=outcome, reason=reason)
-    if printed.error is not None:
-        reason = unanswered(raw) or _interrupted(raw) or f"iperf3: {printed.error}"
-        return Parsed(outcome=_of_error(raw, printed), reason=reason)
+    if (error := _error(raw, printed)) is not None:
+        reason = unanswered(raw) or _interrupted(raw) or f"iperf3: {error}"
+        return Parsed(outcome=_of_error(raw, printed, error), reason=reason)
+    if params.direction == "both" and printed.end.sum_received_bidir_reverse is None:
+        reason = "this iperf3 does not tell the two directions apart: 3.12 or later does"
+        return Parsed(outcome=Outcome.CONFIG, reason=reason)
     measurements = tuple(_measurements(params, printed))
     reason = _interrupted(raw) or _short(params, printed) or _missing(params, measurements)
     return Parsed(outcome=Outcome.TRUNCATED if reason else Outcome.OK, reason=reason, measurements=measurements)
@@ -86,18 +95,18 @@ def _without_document(raw: RawOutput) -> tuple[Outcome, str]:
     raise UnknownOutput("iperf3", "a JSON document", raw.stdout)
 
 
-def _of_error(raw: RawOutput, printed: Document) -> Outcome:
+def _of_error(raw: RawOutput, printed: Document, error: str) -> Outcome:
     if unanswered(raw) is not None:
         return Outcome.NOT_MEASURED
     if printed.start.connected or raw.timed_out:  # it began
         return Outcome.TRUNCATED
-    return Outcome.CONFIG if _CONFIG.search(printed.error or "") else Outcome.TOOL_FAILED
+    return Outcome.CONFIG if _CONFIG.search(error) else Outcome.TOOL_FAILED
 
 
 def _ways(params: Params, end: End) -> Iterator[tuple[str, Sum | None, Sum | None]]:
     """Each direction with what its sender and its receiver counted."""
     if params.direction != "both":
-        yield params.direction, end.sum_sent, end.sum_received
+        yield params.direction, end.sum_sent, end.sum_received or end.sum
     else:
         yield "forward", end.sum_sent, end.sum_received
         yield "reverse", end.sum_sent_bidir_reverse, end.sum_received_bidir_reverse
@@ -128,33 +137,46 @@ def _measurements(params: Params, printed: Document) -> Iterator[Measurement]:
         if params.protocol == "tcp":
             yield from _tcp(labels, sent, received)
         elif received is not None and printed.start.test_start is not None:
-            yield from _udp(labels, received, printed.start.test_start.blksize)
+            yield from _udp(labels, sent, received, printed.start.test_start.blksize)
     labels = {**shared, "direction": params.direction}
-    round_trips = [stream.sender.mean_rtt for stream in printed.end.streams if stream.sender and stream.sender.mean_rtt]
-    if round_trips:
+    senders = [stream.sender for stream in printed.end.streams if stream.sender and stream.sender.sender]
+    if round_trips := [sender.mean_rtt for sender in senders if sender.mean_rtt and sender.mean_rtt > 0]:
         yield _value("rtt_mean", sum(round_trips) / len(round_trips) / _US_PER_S, "s", labels)
     if (cpu := printed.end.cpu_utilization_percent) is not None:
-        yield _value("client_cores", cpu.host_total / _PERCENT, "1", labels)
-        yield _value("server_cores", cpu.remote_total / _PERCENT, "1", labels)
+        for end, percent in (("client", cpu.host_total), ("server", cpu.remote_total)):
+            if percent >= 0:
+                yield _value(f"{end}_cores", percent / _PERCENT, "1", labels)
 
 
 def _tcp(labels: Labels, sent: Sum | None, received: Sum | None) -> Iterator[Measurement]:
     """What arrived is the goodput; what was sent may still lie in a buffer. No byte is no measurement of a rate."""
-    if received is not None and received.seconds and received.bytes:
+    if received is not None and received.seconds >= _SHORTEST_S and received.bytes > 0:
         yield _value("goodput", received.bytes / received.seconds, "B/s", labels)
-    if sent is not None and sent.retransmits is not None:
+    if sent is not None and sent.retransmits is not None and sent.retransmits >= 0:
         yield _value("retransmits", sent.retransmits, "1", labels)
 
 
-def _udp(labels: Labels, received: Sum, datagram_bytes: int) -> Iterator[Measurement]:
-    """From what was not lost: the receiver's bytes in the client's document are the sender's in some versions."""
-    if not received.packets or received.lost_packets is None or not received.seconds:
+def _udp(labels: Labels, sent: Sum | None, received: Sum, datagram_bytes: int) -> Iterator[Measurement]:
+    """From what was not lost: the receiver's bytes in the client's document are the sender's in some versions.
+
+    What was lost in the omitted time is taken from the whole. Where some of it came late, after that time, the rest is
+    less than nothing (iperf_udp_recv): nothing was lost. Beyond those few, and above all, the counts are not right.
+    A receiver counts up to the last datagram that it saw. What was sent after that, while nothing arrived any more, is
+    lost as well, and iperf3 does not say so.
+    """
+    packets, lost = received.packets, received.lost_packets
+    if packets is None or packets < 0 or lost is None or received.seconds < _SHORTEST_S:
         return
-    arrived = received.packets - received.lost_packets
-    yield _value("loss", received.lost_packets / received.packets, "ratio", labels)
-    if arrived > 0:
+    told = (sent.packets if sent is not None else None) or packets
+    ended_early = told - packets > told * _UNDER_WAY_S / received.seconds
+    expected = told if ended_early and told < _WRAPPED else packets
+    if not expected or not -_LATE * packets <= lost <= packets:
+        return
+    arrived = packets - max(0, lost)
+    yield _value("loss", (expected - arrived) / expected, "ratio", labels)
+    if arrived:
         yield _value("goodput", arrived * datagram_bytes / received.seconds, "B/s", labels)
-        if received.jitter_ms is not None:
+        if received.jitter_ms is not None and received.jitter_ms >= 0:
             yield _value("jitter", received.jitter_ms / _MS_PER_S, "s", labels)
 
 

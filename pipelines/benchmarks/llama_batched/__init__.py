@@ -1,6 +1,6 @@
 """llama-batched-bench: throughput and latency of a language model with many requests at once, and the best of them."""
 
-from pipelines.benchmark import Benchmark, Command, Cost, Metric, Workplace
+from pipelines.benchmark import Command, Cost, Metric, Workplace
 from pipelines.benchmarks.llama_batched.output import parse, required
 from pipelines.benchmarks.llama_batched.params import Params, case
 from pipelines.families import llama_tool
@@ -9,42 +9,39 @@ from pipelines.families.llama_tool import DECODE_STEPS_PER_S, LOADING_S, PREFILL
 
 def cost(params: Params) -> Cost:
     """Expected seconds of a model that the planning knows nothing of. A step decodes one token of each sequence."""
-    prefill_s = sum(params.sequences) * params.n_prompt / PREFILL_TOKENS_PER_S
-    decode_s = len(params.sequences) * params.n_gen / DECODE_STEPS_PER_S
+    prefill_s = sum(params.rows) * params.n_prompt / PREFILL_TOKENS_PER_S
+    decode_s = len(params.rows) * params.n_gen / DECODE_STEPS_PER_S
     return Cost(seconds=LOADING_S + prefill_s + decode_s, written_bytes=0)
 
 
 def command(params: Params, workplace: Workplace) -> Command:
-    """One row for each number of sequences, with a prompt of its own for each sequence."""
+    """One row for each number of sequences, with a prompt of its own for each sequence; the first number twice.
+
+    The tool warms up with 16 tokens: what computes whole batches is loaded while the first row is timed.
+    """
     known = llama_tool.options(workplace.tool_help)
     argv = (
         "llama-batched-bench",
         *llama_tool.model_arguments(params, workplace),
         *("-c", str(params.context)),
-        *("-npp", str(params.n_prompt), "-ntg", str(params.n_gen), "-npl", params.parallel),
+        *("-npp", str(params.n_prompt), "-ntg", str(params.n_gen), "-npl", ",".join(map(str, params.rows))),
         *(("--output-format", "jsonl") if not known or "--output-format" in known else ()),
     )
     return Command(argv=argv)
 
 
-def files(params: Params) -> tuple[str, ...]:
-    return params.files
-
-
-BENCHMARK = Benchmark(
+BENCHMARK = llama_tool.benchmark(
     name="llama_batched",
     title="Speed of a language model, many requests at once (llama-batched-bench)",
     caveat="All requests are of one shape and begin at the same moment, without tokenizing, sampling or a server: "
     "it is what the node can compute, not what users of a server are given whose requests come one by one. All prompts "
     "are read before the first token is generated, so that the time to first token grows with their number as it would "
-    "not in a server that mixes both. Each row is measured once; the spread is that between repeats of the job.",
+    "not in a server that mixes both. Each row is measured once, after one that is not counted; "
+    "the spread is that between repeats of the job.",
     cadence="weekly",
     tool="llama-batched-bench",
-    minimum_version=(),  # any: what a build cannot do, its options tell, and it refuses
     version_argv=("llama-batched-bench", "--version"),
     help_argv=("llama-batched-bench", "--help"),
-    install_hint=llama_tool.INSTALL_HINT,
-    writes=False,
     source="https://github.com/ggml-org/llama.cpp/blob/master/tools/batched-bench/README.md",
     params=Params,
     metrics=(
@@ -71,7 +68,5 @@ BENCHMARK = Benchmark(
     cost=cost,
     required=required,
     command=command,
-    version=llama_tool.version,
     parse=parse,
-    files=files,
 )

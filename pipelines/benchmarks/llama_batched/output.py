@@ -2,14 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from pipelines.benchmarks.llama_batched.params import Params
 from pipelines.errors import UnknownOutput
-from pipelines.families import llama_tool
+from pipelines.families import asked, llama_tool
 from pipelines.records import Labels, Measurement, Outcome, Parsed, RawOutput, Unit
 
 _TABLE_ROW = re.compile(r"\|" + r"\s*(\d{1,9})\s*\|" * 4 + r"\s*(\d{1,9}\.\d{1,6})\s*\|" * 6)
@@ -88,19 +88,15 @@ def parse(raw: RawOutput) -> Parsed:
     Raises:
         UnknownOutput: llama-batched-bench ended well and printed something else than its rows.
     """
-    if raw.refusal is not None:
-        return Parsed(outcome=raw.refusal.outcome, reason=raw.refusal.reason)
-    try:
-        params = Params.model_validate(dict(raw.job.params))
-    except ValidationError as e:
-        message = "a job with parameters of this benchmark"
-        raise UnknownOutput("llama-batched-bench", message, str(dict(raw.job.params))) from e
+    params = asked.params(raw, Params, "llama-batched-bench")
+    if isinstance(params, Parsed):
+        return params
     interrupted = llama_tool.interrupted(raw, "llama-batched-bench")
     if not interrupted and (failed := llama_tool.failure(raw, "llama-batched-bench")):
         return Parsed(outcome=failed[0], reason=failed[1])
     if params.wants_gpu and (said := _NO_GPU.search(raw.stderr)):
         return Parsed(outcome=Outcome.CONFIG, reason=f"a GPU was asked for, and llama-batched-bench said: {said[0]}")
-    rows = {row.pl: row for row in _rows(raw.stdout, params)}
+    rows = _counted(tuple(_rows(raw.stdout, params)), params, raw.argv)
     if not rows and not interrupted:
         raise UnknownOutput("llama-batched-bench", "rows of the requests that were asked", raw.stdout)
     missing = [str(number) for number in params.sequences if number not in rows]
@@ -110,15 +106,22 @@ def parse(raw: RawOutput) -> Parsed:
     return Parsed(outcome=Outcome.TRUNCATED if reason else Outcome.OK, reason=reason, measurements=measurements)
 
 
+def _counted(rows: Sequence[Row], params: Params, argv: Sequence[str]) -> Mapping[int, Row]:
+    """The last row of each number of sequences; where the first was asked twice, its first row is the warm-up."""
+    counted = {row.pl: row for row in rows}
+    first = params.sequences[0]
+    if ",".join(map(str, params.rows)) in argv and sum(row.pl == first for row in rows) < 2:
+        counted.pop(first, None)
+    return counted
+
+
 def _rows(printed: str, params: Params) -> Iterator[Row]:
-    """The rows that were asked, each once; a line that is none of them is passed over."""
-    seen: set[int] = set()
+    """The rows that were asked; a line that is none of them is passed over."""
     for line in printed.splitlines():
         row = _row(line)
-        if row is None or not row.is_consistent() or row.pl in seen or row.pl not in params.sequences:
+        if row is None or not row.is_consistent() or row.pl not in params.sequences:
             continue
         if (row.pp, row.tg) == (params.n_prompt, params.n_gen):
-            seen.add(row.pl)
             yield row
 
 

@@ -33,6 +33,11 @@ class Params(ModelParams):
         return tuple(int(number) for number in self.parallel.split(","))
 
     @property
+    def rows(self) -> tuple[int, ...]:
+        """What is measured, in this order: the first number twice, and the first time does not count."""
+        return (self.sequences[0], *self.sequences)
+
+    @property
     def context(self) -> int:
         """Tokens that the KV cache must hold: below it the tool leaves rows out without a word."""
         return max(self.sequences) * (self.n_prompt + self.n_gen)

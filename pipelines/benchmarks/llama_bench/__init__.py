@@ -1,6 +1,6 @@
 """llama-bench: how fast a language model reads a prompt and generates tokens on this node, one stream at a time."""
 
-from pipelines.benchmark import Benchmark, Command, Cost, Metric, Workplace
+from pipelines.benchmark import Command, Cost, Metric, Workplace
 from pipelines.benchmarks.llama_bench.output import parse, required
 from pipelines.benchmarks.llama_bench.params import Params, case
 from pipelines.families import llama_tool
@@ -17,7 +17,6 @@ def cost(params: Params) -> Cost:
 def command(params: Params, workplace: Workplace) -> Command:
     """One test: pp is `-p P -n 0`, tg is `-p 0 -n G`, and pg is `-p 0 -n 0 -pg P,G`."""
     mixed = params.test == "mixed"
-    formats = llama_tool.options(workplace.tool_help).get("-o", "jsonl")
     argv = (
         "llama-bench",
         *llama_tool.model_arguments(params, workplace),
@@ -26,16 +25,12 @@ def command(params: Params, workplace: Workplace) -> Command:
         *(("-pg", f"{params.n_prompt},{params.n_gen}") if mixed else ()),
         *(("-d", str(params.depth)) if params.depth else ()),  # builds before 2025-04 have no -d
         *("-r", str(params.repetitions)),
-        *("-o", "jsonl" if "jsonl" in formats else "json"),
+        *("-o", llama_tool.format_of(workplace.tool_help)),
     )
     return Command(argv=argv)
 
 
-def files(params: Params) -> tuple[str, ...]:
-    return params.files
-
-
-BENCHMARK = Benchmark(
+BENCHMARK = llama_tool.benchmark(
     name="llama_bench",
     title="Speed of a language model, one stream (llama-bench)",
     caveat="It is one stream, without tokenizing, sampling or a server: not what many users at once are given, for "
@@ -44,11 +39,8 @@ BENCHMARK = Benchmark(
     "which a smaller quantization may cost. Rates of different models or quantizations are comparable on equal builds.",
     cadence="nightly",
     tool="llama-bench",
-    minimum_version=(),  # any: what a build cannot do, its options tell, and it refuses
     version_argv=("llama-bench", "--version"),
     help_argv=("llama-bench", "--help"),
-    install_hint=llama_tool.INSTALL_HINT,
-    writes=False,
     source="https://github.com/ggml-org/llama.cpp/blob/master/tools/llama-bench/README.md",
     params=Params,
     metrics=(
@@ -104,7 +96,5 @@ BENCHMARK = Benchmark(
     cost=cost,
     required=required,
     command=command,
-    version=llama_tool.version,
     parse=parse,
-    files=files,
 )

@@ -1,17 +1,15 @@
 """What a raw output of llama-bench says: an outcome, and measurements in base units."""
 
-import json
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from statistics import fmean, median
-from typing import Annotated, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
+from typing import Literal
 
 from pipelines import energy
 from pipelines.benchmarks.llama_bench.params import Params
 from pipelines.errors import UnknownOutput
-from pipelines.families import llama_tool
+from pipelines.families import asked, llama_results, llama_tool
+from pipelines.families.llama_results import Result
 from pipelines.records import Labels, Measurement, Outcome, Parsed, RawOutput, Unit
 
 _NS_PER_S = 10**9
@@ -21,41 +19,6 @@ _LEAST_J = 0.001  # the finest counter has this step
 _ENERGY_OF: tuple[Literal["gpu", "cpu"], ...] = ("gpu", "cpu")
 _THROUGHPUT = {"prefill": "prefill_throughput", "decode": "decode_throughput", "mixed": "mixed_throughput"}
 _FLASH_ATTENTION = {-1: "auto", 0: "off", 1: "on"}
-
-Count = Annotated[StrictInt, Field(ge=0, lt=2**63)]
-Text = Annotated[StrictStr, Field(max_length=4096)]
-
-
-class Result(BaseModel):
-    """One test of `-o json` or `-o jsonl`. Keys that nothing here needs are ignored: builds differ in dozens.
-
-    `samples_ns` has the duration of each repetition; `samples_ts` is rounded to six digits, and `avg_ts` is the mean of
-    the repetitions' rates. Where a number of layers is -1, llama.cpp decides.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-    model_filename: Text
-    model_type: Text
-    model_size: Annotated[StrictInt, Field(gt=0, lt=2**63)]
-    model_n_params: Annotated[StrictInt, Field(gt=0, lt=2**63)]
-    n_prompt: Count
-    n_gen: Count
-    n_depth: Count = 0  # builds before 2025-04 had none
-    n_batch: Count
-    n_ubatch: Count | None = None  # this and the next two: builds of 2023 had none
-    n_threads: Count
-    n_gpu_layers: Annotated[StrictInt, Field(ge=-1, lt=2**31)]
-    type_k: Text | None = None
-    type_v: Text | None = None
-    flash_attn: StrictBool | StrictInt | None = None
-    backends: Text | None = None
-    cuda: StrictBool | None = None  # builds before `backends`
-    gpu_info: Text | None = None
-    load_mode: Text | None = None
-    use_mmap: StrictBool | None = None  # builds before `load_mode`
-    avg_ns: Count
-    samples_ns: Annotated[tuple[Annotated[StrictInt, Field(gt=0, lt=2**63)], ...], Field(min_length=1)]
 
 
 def required(params: Params) -> frozenset[str]:
@@ -70,12 +33,9 @@ def parse(raw: RawOutput) -> Parsed:
     Raises:
         UnknownOutput: llama-bench ended well and printed something else than the result of the test.
     """
-    if raw.refusal is not None:
-        return Parsed(outcome=raw.refusal.outcome, reason=raw.refusal.reason)
-    try:
-        params = Params.model_validate(dict(raw.job.params))
-    except ValidationError as e:
-        raise UnknownOutput("llama-bench", "a job with parameters of this benchmark", str(dict(raw.job.params))) from e
+    params = asked.params(raw, Params, "llama-bench")
+    if isinstance(params, Parsed):
+        return params
     result = _result(raw, params)
     interrupted = llama_tool.interrupted(raw, "llama-bench")
     if not interrupted and (failed := llama_tool.failure(raw, "llama-bench")):
@@ -89,31 +49,18 @@ def parse(raw: RawOutput) -> Parsed:
         reason = f"a GPU was asked for, and llama-bench saw none; it was built for {result.backends}"
         return Parsed(outcome=outcome, reason=reason)
     measurements = tuple(_measurements(raw, params, result))
-    done, asked = len(result.samples_ns), params.repetitions
-    reason = interrupted or (f"{done} of {asked} repetitions were done" if done < asked else "")
+    done, wanted = len(result.samples_ns), params.repetitions
+    reason = interrupted or (f"{done} of {wanted} repetitions were done" if done < wanted else "")
     return Parsed(outcome=Outcome.TRUNCATED if reason else Outcome.OK, reason=reason, measurements=measurements)
 
 
 def _result(raw: RawOutput, params: Params) -> Result | None:
     """The one test that was asked; None where nothing whole was printed of it."""
-    asked = (params.n_prompt or 0, params.n_gen or 0, params.depth)
-    found = [each for each in _results(raw.stdout) if (each.n_prompt, each.n_gen, each.n_depth) == asked]
+    test = (params.n_prompt or 0, params.n_gen or 0, params.depth)
+    found = [each for each in llama_results.results(raw.stdout) if (each.n_prompt, each.n_gen, each.n_depth) == test]
     if len(found) != 1 or abs(fmean(found[0].samples_ns) - found[0].avg_ns) > 1 + found[0].avg_ns / 10**9:
         return None
     return found[0]
-
-
-def _results(printed: str) -> Iterator[Result]:
-    """Every whole result of a JSON array, which is not closed where the program was killed, or of lines of JSON."""
-    decoder = json.JSONDecoder()
-    at = printed.find("{")
-    while at >= 0:
-        try:
-            document, end = decoder.raw_decode(printed, at)
-            yield Result.model_validate(document)
-        except (ValueError, RecursionError):  # pydantic's and json's own are ValueErrors
-            return
-        at = printed.find("{", end)
 
 
 def _measurements(raw: RawOutput, params: Params, result: Result) -> Iterator[Measurement]:

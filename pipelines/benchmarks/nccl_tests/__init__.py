@@ -44,7 +44,7 @@ def version(text: str) -> str | None:
         return None
     if "--per_iter_timing" in text:
         return "2.18+"
-    return "2.17.3+" if "--output_file" in text else "2.0+"
+    return "2.17.3+" if "-J,--output_file" in text else "2.0+"  # some forks have another option of that name
 
 
 BENCHMARK = Benchmark(

@@ -1,21 +1,24 @@
 """What a raw output of nccl-tests says: an outcome, and measurements in base units."""
 
 import re
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from statistics import median
-
-from pydantic import ValidationError
 
 from pipelines.benchmarks.nccl_tests import table
 from pipelines.benchmarks.nccl_tests.params import Params, labels
 from pipelines.benchmarks.nccl_tests.table import Row
 from pipelines.errors import UnknownOutput
+from pipelines.families import asked
 from pipelines.records import Labels, Measurement, Outcome, Parsed, RawOutput, Unit
 
 _NO_GPU = re.compile(r"no CUDA-capable device|CUDA driver version is insufficient|OS call failed or operation not supp")
-_CONFIG = re.compile(r"Invalid number of GPUs|invalid option|not enough slots|is not supported before NCCL")
+_CONFIG = re.compile(  # the second is what releases before 2.17 say of too many GPUs
+    r"Invalid number of GPUs|invalid device ordinal|invalid option|not enough slots|is not supported before NCCL"
+)
 _NOT_STARTED = re.compile(r"mpirun was unable to (?:launch|find)|could not (?:access|find).*executable")
+_CRASHES = frozenset({signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS})  # the first where a failure leaves -J's file open
 _NOTES = 5
 _DIGITS = 1e9  # B/s; less than that is printed with two digits or fewer
 
@@ -30,12 +33,9 @@ def parse(raw: RawOutput) -> Parsed:
     Raises:
         UnknownOutput: nccl-tests ended well and printed something else than its table.
     """
-    if raw.refusal is not None:
-        return Parsed(outcome=raw.refusal.outcome, reason=raw.refusal.reason)
-    try:
-        params = Params.model_validate(dict(raw.job.params))
-    except ValidationError as e:
-        raise UnknownOutput("nccl-tests", "a job with parameters of this benchmark", str(dict(raw.job.params))) from e
+    params = asked.params(raw, Params, "nccl-tests")
+    if isinstance(params, Parsed):
+        return params
     rows = (table.from_document(raw.output) if raw.output else None) or table.from_table(raw.stdout)
     if (failure := _failure(raw, params, rows or ())) is not None:
         return failure
@@ -73,7 +73,7 @@ def _failure(raw: RawOutput, params: Params, rows: tuple[Row, ...]) -> Parsed | 
     if params.per_rank and len(seen) != len(set(seen)):
         reason = "this nccl-tests was built without MPI: each process was a rank 0 of its own"
         return Parsed(outcome=Outcome.CONFIG, reason=reason)
-    if raw.exit_status or "invalid option" in raw.stdout:
+    if raw.exit_status or raw.signal in _CRASHES or "invalid option" in raw.stdout:
         return _ended_badly(raw)
     if len(seen) == 1:
         reason = "it ran on one GPU, and a collective operation is between several"
@@ -92,7 +92,8 @@ def _ended_badly(raw: RawOutput) -> Parsed:
         outcome = Outcome.NOT_MEASURED
     else:
         outcome = Outcome.CONFIG if _CONFIG.search(everything) else Outcome.TOOL_FAILED
-    return Parsed(outcome=outcome, reason=f"nccl-tests ended with exit status {raw.exit_status}: {said[:400]}")
+    how = f"by crashing (signal {raw.signal})" if raw.signal else f"with exit status {raw.exit_status}"
+    return Parsed(outcome=outcome, reason=f"nccl-tests ended {how}: {said[:400]}")
 
 
 def _short(raw: RawOutput, params: Params, rows: tuple[Row, ...], measurements: tuple[Measurement, ...]) -> str:

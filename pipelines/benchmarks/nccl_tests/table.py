@@ -112,7 +112,8 @@ def _ranks(given: PerIteration) -> tuple[float, ...]:
 def from_table(text: str) -> tuple[Row, ...] | None:
     """The rows of the table. None: there is no head of one. Lines that NCCL prints between them are passed over.
 
-    Read by the names in its head: some versions have no column `root`, or `error` for `#wrong`, or times of iterations.
+    Read by the names in its head: some versions have no column `root`, or times of iterations. Older ones have `error`
+    for `#wrong`, the largest relative deviation: floats that are added in another order give 1e-06, which is not wrong.
     """
     rows: list[Row] = []
     columns: list[str] = []
@@ -144,7 +145,7 @@ def _of_line(columns: list[str], line: str) -> Iterator[Row]:
 
 def _row(size: int, in_place: bool, side: dict[str, str]) -> Row | None:
     """Its algbw is size over time, which has more digits than the table's 0.05; None where the two do not agree."""
-    wrong = side.get("#wrong", side.get("error", "N/A"))
+    wrong = side.get("#wrong", "N/A")
     try:
         numbers = {name: _number(cell) for name, cell in side.items() if name not in {"#wrong", "error"}}
         time_s = numbers["time" if "time" in numbers else "cputime"] / _US_PER_S

@@ -5,15 +5,11 @@ medium. That part lies DEVICE_EDGE_BYTES from either end of the disk. There the 
 lie, so that the disk is as unsigned in the next night as it was in this one, whatever the random data look like.
 """
 
-from pipelines.benchmark import DEVICE_EDGE_BYTES, Benchmark, Command, Cost, Workplace
-from pipelines.benchmarks.raw_device.params import KIB, MIB, Params, case, labels
-from pipelines.families import fio_results, fio_tool
+from pipelines.benchmark import DEVICE_EDGE_BYTES, Command, Cost, Workplace
+from pipelines.benchmarks.raw_device.params import Params, case
+from pipelines.families import fio_params, fio_results, fio_tool
+from pipelines.families.fio_params import MIB
 from pipelines.records import Labels, Parsed, RawOutput
-
-_RW = {"seq_read": "read", "seq_write": "write", "rand_read": "randread", "rand_write": "randwrite", "mixed": "randrw"}
-_SLOW_DISK_BYTES_PER_S = 250_000_000  # what planning assumes of a disk it knows nothing of
-_REFILL_BELOW_BYTES = 128 * KIB  # as in the benchmark fio: smaller blocks of one random buffer would repeat
-_SEED = 20_180_412
 
 
 def command(params: Params, workplace: Workplace) -> Command:
@@ -28,7 +24,7 @@ def command(params: Params, workplace: Workplace) -> Command:
         "--direct=1",
         f"--ioengine={params.engine}",
         f"--offset={DEVICE_EDGE_BYTES}",
-        f"--randseed={_SEED}",
+        f"--randseed={fio_tool.SEED}",
         "--scramble_buffers=1",
     )
     argv = (
@@ -46,24 +42,24 @@ def command(params: Params, workplace: Workplace) -> Command:
         f"--name={params.profile}",
         "--stonewall=1",
         *common,
-        f"--rw={_RW[params.profile]}",
+        f"--rw={fio_params.RW[params.profile]}",
         f"--bs={params.block_size_bytes}",
         f"--iodepth={params.iodepth}",
         f"--numjobs={params.numjobs}",
         f"--size={params.size_bytes}",
         f"--offset_increment={params.size_bytes}",
-        f"--refill_buffers={int(params.writes and params.block_size_bytes < _REFILL_BELOW_BYTES)}",
+        fio_tool.refill(writes=params.writes, block_size_bytes=params.block_size_bytes),
         "--time_based=1",
         f"--runtime={fio_tool.milliseconds(params.runtime_s)}ms",
         f"--ramp_time={fio_tool.milliseconds(params.ramp_s)}ms",
         *((f"--rwmixread={params.read_percent}",) if params.profile == "mixed" else ()),
     )
-    return Command(argv=argv, labels={**labels(params), "direct": "true"})
+    return Command(argv=argv, labels={**fio_params.labels(params), "direct": "true"})
 
 
 def cost(params: Params) -> Cost:
     """Expected seconds: writing the part on a slow disk, warm-up, measured time. `written_bytes` is the part's size."""
-    filling_s = params.total_bytes / _SLOW_DISK_BYTES_PER_S
+    filling_s = params.total_bytes / fio_tool.SLOW_DISK_BYTES_PER_S
     return Cost(seconds=filling_s + params.ramp_s + params.runtime_s, written_bytes=params.total_bytes)
 
 
@@ -71,24 +67,18 @@ def parse(raw: RawOutput) -> Parsed:
     """Raises: UnknownOutput: fio ended well and printed something else than its document."""
 
     def labelled(params: Params) -> Labels:
-        return {**labels(params), **({"device": raw.job.device} if raw.job.device else {})}
+        return {**fio_params.labels(params), **({"device": raw.job.device} if raw.job.device else {})}
 
     return fio_results.parse(raw, Params.model_validate, labelled, str(raw.job.params.get("profile")))
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = fio_tool.benchmark(
     name="raw_device",
     title="A disk without a filesystem (fio)",
     caveat="It is the part of the disk that was just written, with direct I/O: a drive's cache may hold a small one, "
     "and a drive that is nearly full, or that was not written over for long, is slower. All that lies there is lost, "
     "with loads that only read as well.",
     cadence="on demand",
-    tool="fio",
-    minimum_version=fio_tool.MINIMUM_VERSION,
-    version_argv=("fio", "--version"),
-    install_hint="apt-get install fio",
-    writes=True,
-    source="https://fio.readthedocs.io/en/latest/fio_doc.html#json-output",
     params=Params,
     metrics=(
         *fio_tool.direction("read", "read"),
@@ -97,9 +87,7 @@ BENCHMARK = Benchmark(
     ),
     case=case,
     cost=cost,
-    required=fio_results.required,
     command=command,
-    version=fio_tool.version,
     parse=parse,
     device=lambda params: int(params.device),
 )

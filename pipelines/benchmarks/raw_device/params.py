@@ -1,14 +1,14 @@
 """What can be asked of a raw device: five loads, each with its defaults, and the parameters that vary them."""
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
-from pydantic.config import JsonDict
 
+from pipelines.families import fio_params
+from pipelines.families.fio_params import GIB, KIB, MIB, BlockSize, Depth, Jobs, Percent
 from pipelines.records import Record
 
-KIB, MIB, GIB = 2**10, 2**20, 2**30
 MOST_DEVICES = 64
 
 Profile = Literal["seq_read", "seq_write", "rand_read", "rand_write", "mixed"]
@@ -22,13 +22,7 @@ DEFAULTS: Mapping[str, Mapping[str, int]] = {
 }
 
 
-def _of_profile(name: str) -> Callable[[Mapping[str, Any]], int]:
-    return lambda given: DEFAULTS[given["profile"]][name]
-
-
-def _default(name: str, description: str) -> Any:
-    defaults: JsonDict = {profile: values[name] for profile, values in DEFAULTS.items()}
-    return Field(default_factory=_of_profile(name), description=description, json_schema_extra={"defaults": defaults})
+_default = fio_params.of_profile(DEFAULTS)
 
 
 class Params(Record):
@@ -38,13 +32,9 @@ class Params(Record):
     device: Annotated[int, Field(ge=0, lt=MOST_DEVICES)] = Field(
         default=0, description="which of the node's `devices` in the inventory, from 0"
     )
-    block_size_bytes: Annotated[int, Field(ge=512, le=16 * MIB, multiple_of=512)] = _default(
-        "block_size_bytes", "bytes of one request"
-    )
-    iodepth: Annotated[int, Field(ge=1, le=1024)] = _default("iodepth", "queue depth: requests in flight of each job")
-    numjobs: Annotated[int, Field(ge=1, le=64)] = Field(
-        default=1, description="jobs side by side, each with its own part of the disk"
-    )
+    block_size_bytes: BlockSize = _default("block_size_bytes", "bytes of one request")
+    iodepth: Depth = _default("iodepth", "queue depth: requests in flight of each job")
+    numjobs: Jobs = Field(default=1, description="jobs side by side, each with its own part of the disk")
     size_bytes: Annotated[int, Field(ge=MIB, le=1024 * GIB, multiple_of=MIB)] = Field(
         default=GIB, description="bytes of each job's part, all of which are written before anything is measured"
     )
@@ -54,7 +44,7 @@ class Params(Record):
     ramp_s: Annotated[float, Field(ge=0, le=600)] = Field(
         default=1.0, description="seconds of warm-up: the same load, not counted"
     )
-    read_percent: Annotated[int, Field(ge=1, le=99)] = Field(default=70, description="share of reads in a mixed load")
+    read_percent: Percent = Field(default=70, description="share of reads in a mixed load")
     engine: Literal["libaio", "io_uring"] = Field(default="libaio", description="how fio submits requests")
 
     @model_validator(mode="after")
@@ -65,11 +55,11 @@ class Params(Record):
 
     @property
     def reads(self) -> bool:
-        return self.profile in {"seq_read", "rand_read", "mixed"}
+        return self.profile in fio_params.READING
 
     @property
     def writes(self) -> bool:
-        return self.profile in {"seq_write", "rand_write", "mixed"}
+        return self.profile in fio_params.WRITING
 
     @property
     def syncs(self) -> bool:
@@ -90,31 +80,10 @@ def case(params: Params) -> str:
     usual |= {"read_percent": 70 if params.profile == "mixed" else params.read_percent}
     tokens = {
         "device": f"d{params.device}",
-        "block_size_bytes": f"bs{_size(params.block_size_bytes)}",
-        "iodepth": f"qd{params.iodepth}",
-        "numjobs": f"j{params.numjobs}",
-        "size_bytes": _size(params.size_bytes),
+        **fio_params.tokens(params),
         "read_percent": f"r{params.read_percent}",
         "engine": params.engine,
     }
     return "-".join(
         [params.profile, *(token for name, token in tokens.items() if getattr(params, name) != usual[name])]
     )
-
-
-def labels(params: Params) -> dict[str, str]:
-    """What varies between loads of one profile; sizes in bytes."""
-    return {
-        "block_size": str(params.block_size_bytes),
-        "iodepth": str(params.iodepth),
-        "numjobs": str(params.numjobs),
-        "size": str(params.size_bytes),
-        "engine": params.engine,
-    }
-
-
-def _size(size_bytes: int) -> str:
-    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
-        if size_bytes % unit == 0:
-            return f"{size_bytes // unit}{name}"
-    return f"{size_bytes}B"

@@ -1,6 +1,6 @@
 """serving_latency: what users of a language model's server wait for, at stepped concurrency; the descriptor."""
 
-from pipelines.benchmark import Benchmark, Command, Cost, Metric, Workplace
+from pipelines.benchmark import Command, Cost, Metric, Workplace
 from pipelines.benchmarks.serving_latency.output import QUANTILES, parse, required
 from pipelines.benchmarks.serving_latency.params import Params, case
 from pipelines.families import probe_tool, serving
@@ -45,7 +45,7 @@ def _quantiles(prefix: str, low: float, high: float, what: str) -> tuple[Metric,
     )
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = probe_tool.benchmark(
     name="serving_latency",
     title="Latency of a language model's server under load",
     caveat="It is the server as it is deployed, with its model, its batching and the network to it: two nodes compare "
@@ -57,10 +57,6 @@ BENCHMARK = Benchmark(
     "beginning: a prefix cache does not help, as it would with users. Lengths are words and upper bounds, and what a "
     "model makes of them is its own.",
     cadence="on demand",
-    tool=probe_tool.PROGRAM,
-    minimum_version=probe_tool.MINIMUM_VERSION,
-    version_argv=probe_tool.VERSION_ARGV,
-    install_hint=probe_tool.INSTALL_HINT,
     writes=False,
     source="https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile",
     params=Params,
@@ -82,8 +78,7 @@ BENCHMARK = Benchmark(
     cost=cost,
     required=required,
     command=command,
-    version=probe_tool.version,
     parse=parse,
     needs=frozenset({"serving"}),
-    passed=("OPENAI_API_KEY",),
+    passed=("OPENAI_API_KEY", "SSL_CERT_FILE"),
 )

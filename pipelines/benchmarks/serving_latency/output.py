@@ -14,6 +14,7 @@ from pipelines.records import Histogram, Labels, Measurement, Outcome, Parsed, R
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 _PERCENT = 100
 _OF_OTHERS = 0.01  # of a step's requests: a server may count one that was cut off
+_CLIENT_BUSY = 0.8  # of the time: all clients are one thread, and above it they wait for each other
 _REASON_LENGTH = 300
 
 
@@ -88,7 +89,7 @@ def _client(step: Step, labels: Labels) -> Iterator[Measurement]:
         taken = histograms.percentiles(bins, [q * _PERCENT for q in QUANTILES.values()])
         for name, value in zip(QUANTILES, taken, strict=True):
             yield Measurement(metric=f"client_{what}_{name}", value=value, unit="s", labels=labels)
-    tokens = sum(request.tokens or 0 for request in answered)
+    tokens = sum(request.counted for request in answered)
     rates: tuple[tuple[str, float, Unit], ...] = (
         ("client_request_rate", len(answered) / step.seconds, "1/s"),
         ("output_token_rate", tokens / step.seconds, "tok/s"),
@@ -114,9 +115,9 @@ def _timed(step: Step) -> Mapping[str, list[float]]:
 
 def _token_time(request: Request) -> float | None:
     """Mean seconds of a token after the first (time per output token)."""
-    if request.total_s is None or request.first_s is None or not request.tokens or request.tokens < 2:
+    if request.total_s is None or request.first_s is None or request.counted < 2:
         return None
-    return max(0.0, request.total_s - request.first_s) / (request.tokens - 1)
+    return max(0.0, request.total_s - request.first_s) / (request.counted - 1)
 
 
 def _server(step: Step, labels: Labels) -> Iterator[Measurement]:
@@ -148,6 +149,10 @@ def _notes(step: Step) -> Iterator[str]:
         if beyond := [name for name, q in QUANTILES.items() if prometheus.is_beyond(q, seen)]:
             highest = seen.buckets[-2][0]
             yield f"{where}: {role} {', '.join(beyond)} lie above {highest:g} s, the last of the server's bounds"
+    if step.client_busy is not None and step.client_busy > _CLIENT_BUSY:
+        yield f"{where}: the clients computed for {step.client_busy:.0%} of the time: what they timed is their own, too"
+    if uncounted := sum(not request.error and not request.tokens for request in step.requests):
+        yield f"{where}: {uncounted} answers came without a count of their tokens; their chunks are counted"
     if errors := [request.error for request in step.requests if request.error]:
         yield f"{where}: {len(errors)} of {len(step.requests)} requests failed: {errors[0][:_REASON_LENGTH]}"
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipelines import histograms
-from pipelines.benchmark import Benchmark, Command, Cost, Metric, Workplace
-from pipelines.families import probe_tool
+from pipelines.benchmark import Command, Cost, Metric, Workplace
+from pipelines.families import probe_tool, scratch
 from pipelines.families.probe_tool import Count, Seconds
 from pipelines.records import Histogram, Labels, Measurement, Outcome, Parsed, RawOutput, Record
 
@@ -83,7 +83,8 @@ def parse(raw: RawOutput) -> Parsed:
     found = probe_tool.read(raw, "small_files", _Document)
     if isinstance(found, Parsed):
         return found
-    labels = {"workers": str(found.workers), "files": str(found.files), "size": str(found.size_bytes)}
+    loaded = {"workers": str(found.workers), "files": str(found.files), "size": str(found.size_bytes)}
+    labels = {**loaded, **scratch.labels(raw)}
     measurements = tuple(each for done in found.phases for each in _measurements(done, labels))
     missing = required(Params()) - {each.metric for each in measurements}
     return Parsed(
@@ -113,7 +114,7 @@ def _histogram(done: _Done, labels: Labels) -> Histogram:
     return Histogram(metric=f"{done.phase}_latency", unit="s", labels=labels, bins=bins)
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = probe_tool.benchmark(
     name="small_files",
     title="Small files and metadata of the node's storage",
     caveat="Each operation is one system call or a few, made by Python: what it adds, 2 to 20 microseconds, is in each "
@@ -123,10 +124,6 @@ BENCHMARK = Benchmark(
     "only cold ones, for which the user must be root and which slow everything else on the machine, have all of it "
     "from the disk. On a shared filesystem each worker has its own directory, and many workers in one are slower.",
     cadence="weekly",
-    tool=probe_tool.PROGRAM,
-    minimum_version=probe_tool.MINIMUM_VERSION,
-    version_argv=probe_tool.VERSION_ARGV,
-    install_hint=probe_tool.INSTALL_HINT,
     writes=True,
     source="https://docs.python.org/3/library/os.html#files-and-directories",
     params=Params,
@@ -145,6 +142,5 @@ BENCHMARK = Benchmark(
     cost=cost,
     required=required,
     command=command,
-    version=probe_tool.version,
     parse=parse,
 )

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipelines import histograms
-from pipelines.benchmark import Benchmark, Command, Cost, Metric, Workplace
-from pipelines.families import probe_tool
+from pipelines.benchmark import Command, Cost, Metric, Workplace
+from pipelines.families import probe_tool, scratch
 from pipelines.families.probe_tool import Count, Seconds
 from pipelines.records import DatasetName, Labels, Measurement, Outcome, Parsed, RawOutput, Record
 
@@ -40,6 +40,7 @@ class _Transfer(probe_tool.Printed):
 class _Document(probe_tool.Printed):
     dataset: str
     store: str
+    cache: Literal["dropped", "warm"] | None = None  # of a store that is a directory
     seconds: Seconds
     transfers: Annotated[tuple[_Transfer, ...], Field(min_length=1)]
     first_byte_s: Seconds | None = None
@@ -77,15 +78,16 @@ def parse(raw: RawOutput) -> Parsed:
         return Parsed(outcome=Outcome.TOOL_FAILED, reason=reason)
     if any(each.fetched_bytes != each.size_bytes for each in found.transfers):
         return Parsed(outcome=Outcome.TOOL_FAILED, reason="not every byte was fetched: the cache was not empty")
-    labels = {"dataset": found.dataset, "store": found.store}
-    measurements = tuple(_measurements(found, labels))
+    measurements = tuple(_measurements(found, scratch.labels(raw)))
     missing = required(Params()) - {each.metric for each in measurements}
     reason = f"the document gives no {', '.join(sorted(missing))}" if missing else ""
     outcome = Outcome.TRUNCATED if missing else Outcome.OK
     return Parsed(outcome=outcome, reason=reason, measurements=measurements)
 
 
-def _measurements(document: _Document, labels: Labels) -> Iterator[Measurement]:
+def _measurements(document: _Document, where: Labels) -> Iterator[Measurement]:
+    store = {"dataset": document.dataset, "store": document.store}
+    labels = {**store, **where, **({"cache": document.cache} if document.cache else {})}
     total = sum(each.fetched_bytes for each in document.transfers)
     yield Measurement(metric="stage_bandwidth", value=total / document.seconds, unit="B/s", labels=labels)
     yield Measurement(metric="stage_time", value=document.seconds, unit="s", labels=labels)
@@ -95,23 +97,20 @@ def _measurements(document: _Document, labels: Labels) -> Iterator[Measurement]:
         for name, value in zip(_PERCENTILES, histograms.percentiles(bins, tuple(_PERCENTILES.values())), strict=True):
             yield Measurement(metric=f"shard_time_{name}", value=value, unit="s", labels=labels)
     if document.first_byte_s is not None:
-        yield Measurement(metric="first_byte_time", value=document.first_byte_s, unit="s", labels=labels)
+        yield Measurement(metric="first_byte_time", value=document.first_byte_s, unit="s", labels=store)
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = probe_tool.benchmark(
     name="storage_stage",
     title="From the object store to the node's NVMe",
     caveat="It is store, network, verification and disk together, as `fleetmark dataset stage` does it: the slowest "
     "of them decides. Whether the store's servers had the shards in memory cannot be known: repeats, and nodes that "
     "stage after others, may be faster than the first. One node by itself says nothing of many at once. Requests that "
     "were tried again are in the time and are not counted. The time to the first byte is measured after the staging, "
-    "on open connections, and of bytes that were just read. Where the store is a directory (label store=file) nothing "
-    "crosses a network.",
+    "on open connections, and of bytes that were just read. Where the store is a directory (label store=file) it may "
+    "lie on this node; its shards are put out of the node's memory before (label cache=dropped), and where they cannot "
+    "be, cache=warm says that they may have come from there.",
     cadence="nightly",
-    tool=probe_tool.PROGRAM,
-    minimum_version=probe_tool.MINIMUM_VERSION,
-    version_argv=probe_tool.VERSION_ARGV,
-    install_hint=probe_tool.INSTALL_HINT,
     writes=True,
     source="https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html",
     params=Params,
@@ -127,7 +126,6 @@ BENCHMARK = Benchmark(
     cost=cost,
     required=required,
     command=command,
-    version=probe_tool.version,
     parse=parse,
     passed=(
         "FLEETMARK_HOME",

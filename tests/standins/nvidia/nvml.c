@@ -1,7 +1,7 @@
-/* Stands in for libnvidia-ml.so.1 of a machine with two GPUs; the signatures are those of nvml.h.
+/* Stands in for libnvidia-ml.so.1 of a machine with three GPUs; the signatures are those of nvml.h.
  *
  * GPU 0 takes 400 W and is held down by its power cap. GPU 1 takes 100 W, idles, has no energy counter, and fails
- * when it is asked for its temperature. */
+ * when it is asked for its temperature. GPU 2 is lost. */
 #include <stdint.h>
 #include <time.h>
 
@@ -19,10 +19,10 @@ static unsigned long long now_ms(void) {
 
 int nvmlInitWithFlags(unsigned int flags) { (void)flags; return SUCCESS; }
 const char *nvmlErrorString(int code) { return code == GPU_IS_LOST ? "GPU is lost" : "Not Supported"; }
-int nvmlDeviceGetCount_v2(unsigned int *count) { *count = 2; return SUCCESS; }
+int nvmlDeviceGetCount_v2(unsigned int *count) { *count = 3; return SUCCESS; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned int index, void **device) {
     *device = (void *)(uintptr_t)(index + 1);
-    return SUCCESS;
+    return index == 2 ? GPU_IS_LOST : SUCCESS;
 }
 int nvmlDeviceGetPowerUsage(void *device, unsigned int *milliwatts) {
     *milliwatts = index_of(device) ? 100000 : 400000;
