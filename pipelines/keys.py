@@ -111,6 +111,11 @@ def arrival_key(run: str, node: str) -> str:
     return checked(f"{arrivals_prefix(run)}/{node}.json")
 
 
+def failure_key(run: str, node: str, task: str, attempt: int) -> str:
+    """Why an attempt at a task of the node came to nothing; its last part says who may write it, as an arrival's."""
+    return checked(f"{arrivals_prefix(run)}/{task}-{attempt:03d}/{node}.json")
+
+
 def late_key(raw: str) -> str:
     """Word of a raw output that came from a spool."""
     run, node, job, attempt = raw_parts(raw)

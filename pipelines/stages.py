@@ -3,10 +3,10 @@
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from pipelines import arrivals, inventory, keys, plan, suites, tenants
-from pipelines.errors import FleetmarkError, KeyNotFound, Unknown
+from pipelines.errors import FleetmarkError, KeyNotFound, OtherVersion, Unknown
 from pipelines.inventory import Inventory
 from pipelines.isolation import Retest
 from pipelines.records import Job, Name, Node, Plan, Record, Scalar, Validation
@@ -98,13 +98,23 @@ def load_plan(store: Store, run_id: str) -> Plan:
 
     Raises:
         Unknown: there is no such run.
+        OtherVersion: another version of fleetmark made it.
     """
     try:
-        made = Plan.model_validate_json(store.read(keys.plan_key(run_id)))
+        made = _read_plan(store, run_id)
         return made.model_copy(update={"jobs": (*made.jobs, *_retests(store, made))})
     except KeyNotFound as e:
         newest = (key.removeprefix("plans/").removesuffix(".json") for key in store.keys_under("plans")[-10:])
         raise Unknown("run", run_id, tuple(newest)) from e
+
+
+def _read_plan(store: Store, run_id: str) -> Plan:
+    key = keys.plan_key(run_id)
+    try:
+        return Plan.model_validate_json(store.read(key))
+    except ValidationError as e:
+        first = e.errors()[0]
+        raise OtherVersion(store.url(key), f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from e
 
 
 def _retests(store: Store, made: Plan) -> tuple[Job, ...]:
@@ -126,9 +136,10 @@ def measure(
     """
     from pipelines import node as shell
 
-    made = load_plan(store, run_id)
-    arrivals.record(settings, store, run_id, node, attempt)
-    return shell.run_jobs(settings, store, made, node, attempt, say)
+    with arrivals.telling(settings, store, run_id, node, "measure", attempt):
+        made = load_plan(store, run_id)
+        arrivals.record(settings, store, run_id, node, attempt)
+        return shell.run_jobs(settings, store, made, node, attempt, say)
 
 
 def measure_devices(
@@ -142,9 +153,10 @@ def measure_devices(
     from pipelines import approvals
     from pipelines import node as shell
 
-    made, decided = approvals.load(store, run_id, approval)
-    arrivals.record(settings, store, run_id, node, attempt)
-    return shell.run_jobs(settings, store, made, node, attempt, say, decided)
+    with arrivals.telling(settings, store, run_id, node, "measure_devices", attempt):
+        made, decided = approvals.load(store, run_id, approval)
+        arrivals.record(settings, store, run_id, node, attempt)
+        return shell.run_jobs(settings, store, made, node, attempt, say, decided)
 
 
 def pair_up(store: Store, run_id: str, *, again: bool = False) -> tuple[str, ...]:
@@ -171,7 +183,8 @@ def exchange(
     """
     from pipelines import exchange as shell
 
-    return shell.run_rounds(settings, store, load_plan(store, run_id), node, attempt, say, again=again)
+    with arrivals.telling(settings, store, run_id, node, "exchange_again" if again else "exchange", attempt):
+        return shell.run_rounds(settings, store, load_plan(store, run_id), node, attempt, say, again=again)
 
 
 def isolate(settings: Settings, store: Store, run_id: str) -> tuple[str, ...]:

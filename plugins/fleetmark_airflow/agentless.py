@@ -26,7 +26,7 @@ from airflow.providers.ssh.utils.remote_job import (
 from airflow.sdk.exceptions import AirflowException, TaskDeferralError, TaskDeferralTimeout
 
 from pipelines import inventory, settings
-from pipelines.errors import NodeJobRefused, NodeUnreachable
+from pipelines.errors import NodeJobRefused, NodeUnreachable, StoreRefused, StoreUnreachable
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -78,7 +78,9 @@ class NodeJob(SSHRemoteJobOperator):
         try:
             super().execute(context)
         except (paramiko.AuthenticationException, paramiko.BadHostKeyException) as e:
-            raise NodeJobRefused(self.node, f"SSH to {self.remote_host}: {e}") from e
+            refused = NodeJobRefused(self.node, f"SSH to {self.remote_host}: {e}")
+            self._say(context, refused)
+            raise refused from e
         except (OSError, paramiko.SSHException) as e:
             raise NodeUnreachable(self.node, self.remote_host, str(e) or type(e).__name__) from e
 
@@ -105,10 +107,21 @@ class NodeJob(SSHRemoteJobOperator):
         try:
             super().execute_complete(context, event)
         except AirflowException as e:
+            last = event["log_chunk"].strip().rpartition("\n")[2]
+            told = NodeJobRefused(self.node, last or f"exit status {status}")
+            self._say(context, e if status in (None, _LOST) else told)
             if status in _REFUSED:
-                last = event["log_chunk"].strip().rpartition("\n")[2]
-                raise NodeJobRefused(self.node, last or f"exit status {status}") from e
+                raise told from e
             raise
+
+    def _say(self, context: "Context", error: Exception) -> None:
+        """Leave word in the store of why there is nothing of the node, where the node could not."""
+        from fleetmark_airflow.tasks import deployment, run
+        from pipelines import arrivals
+
+        store, attempt = deployment()[1], context["ti"].try_number
+        with suppress(StoreUnreachable, StoreRefused):
+            arrivals.fail(store, run(), self.node, self.task_id, attempt, error)
 
     def on_kill(self) -> None:
         """End the job that was started."""

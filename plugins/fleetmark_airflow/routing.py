@@ -9,10 +9,10 @@ alike, and again for each retry and each clearing. It says whose turn it is, too
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from airflow.policies import hookimpl
 
@@ -22,6 +22,7 @@ from pipelines.tenants import NIGHTLY
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
     from airflow.models.taskinstance import TaskInstance
+    from sqlalchemy.orm import SessionTransaction
 
 log = logging.getLogger(__name__)
 
@@ -37,16 +38,27 @@ PLANNING = "planning"
 PRIORITY = "priority"
 """The XCom of a run's plan that says how soon its turn is, among tasks that wait for a node. See `tenants`."""
 
-_REMEMBERED = 64  # runs at a time
+
+class Place(NamedTuple):
+    """Where the tasks of a node run."""
+
+    queue: str
+    pool: str  # see `lanes`
+    pair_pool: str  # the same where the node has a lane of its own
 
 
 class _Planned(NamedTuple):
-    at: datetime | None = None
-    nodes: tuple[str, ...] = ()
-    priority: int = NIGHTLY
+    nodes: tuple[str, ...]
+    priority: int
+    places: Mapping[str, Place]
 
 
-_planned: dict[tuple[int, str], _Planned] = {}
+_read: WeakKeyDictionary["SessionTransaction", dict[tuple[int, str], _Planned]] = WeakKeyDictionary()
+"""What an open transaction has read, by run and task; it goes with the transaction.
+
+Airflow expands a task in one, and calls twice for each index. What an earlier one has read may have been cleared since,
+and to ask whether it was costs as much as to read it.
+"""
 
 
 @hookimpl
@@ -60,14 +72,6 @@ def task_instance_mutation_hook(task_instance: "TaskInstance", dag_run: "DagRun 
         log.exception(
             "no route: dag=%s task=%s index=%d", dag_run.dag_id, task_instance.task_id, task_instance.map_index
         )
-
-
-class Place(NamedTuple):
-    """Where the tasks of a node run."""
-
-    queue: str
-    pool: str  # see `lanes`
-    pair_pool: str  # the same where the node has a lane of its own
 
 
 def places(path: Path) -> Mapping[str, Place]:
@@ -88,38 +92,36 @@ def _places(path: Path, changed_at: int) -> Mapping[str, Place]:  # noqa: ARG001
 
 def _route(task_instance: "TaskInstance", dag_run: "DagRun") -> None:
     planned = _planned_for(task_instance, dag_run)
-    if task_instance.map_index >= len(planned.nodes):
+    if planned is None or task_instance.map_index >= len(planned.nodes):
         return  # the plan has become shorter: Airflow is about to remove this one
-    place = places(settings.load().inventory)[planned.nodes[task_instance.map_index]]
+    place = planned.places[planned.nodes[task_instance.map_index]]
     task_instance.pool = place.pool if task_instance.queue == PER_NODE else place.pair_pool
     task_instance.queue = place.queue
     task_instance.priority_weight = planned.priority
 
 
-def _planned_for(task_instance: "TaskInstance", dag_run: "DagRun") -> _Planned:
+def _planned_for(task_instance: "TaskInstance", dag_run: "DagRun") -> _Planned | None:
     """What the task is mapped over, read by the scheduler's own session, which is not to be committed here."""
     from airflow.models.xcom import XCOM_RETURN_KEY, XComModel
     from sqlalchemy import select
     from sqlalchemy.orm import object_session
 
-    source = _mapped_over(task_instance)
     session = object_session(dag_run)
     if session is None:
         raise RuntimeError("the run belongs to no session")
-    of_run = XComModel.dag_run_id == dag_run.id
-    of_source = (of_run, XComModel.task_id == source, XComModel.map_index == -1, XComModel.key == XCOM_RETURN_KEY)
-    with session.no_autoflush:
-        returned_at = session.scalar(select(XComModel.timestamp).where(*of_source))
-        if returned_at is None:
-            return _Planned()
-        key = (dag_run.id, source)
-        if key not in _planned or _planned[key].at != returned_at:  # a plan that was cleared is another one
-            while len(_planned) >= _REMEMBERED:
-                del _planned[next(iter(_planned))]
-            nodes: Any = session.scalar(select(XComModel.value).where(*of_source))
+    key = (dag_run.id, _mapped_over(task_instance))
+    known = _read.setdefault(session.get_transaction() or session.begin(), {})
+    if key not in known:
+        of_run = XComModel.dag_run_id == dag_run.id
+        of_source = (XComModel.task_id == key[1], XComModel.map_index == -1, XComModel.key == XCOM_RETURN_KEY)
+        with session.no_autoflush:
+            nodes: Any = session.scalar(select(XComModel.value).where(of_run, *of_source))
             priority: Any = session.scalar(select(XComModel.value).where(of_run, XComModel.key == PRIORITY))
-            _planned[key] = _Planned(returned_at, tuple(nodes), NIGHTLY if priority is None else priority)
-    return _planned[key]
+        if nodes is None:
+            return None
+        there = places(settings.load().inventory)
+        known[key] = _Planned(tuple(nodes), NIGHTLY if priority is None else priority, there)
+    return known[key]
 
 
 def _mapped_over(task_instance: "TaskInstance") -> str:

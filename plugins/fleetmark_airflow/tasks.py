@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, get_current_context, task
 
@@ -127,9 +127,25 @@ def _exchange(node: str, *, again: bool) -> int:
 @task(trigger_rule="all_done")
 def parse() -> str:
     """Turn raw outputs into rows; a node that failed has rows that say so. Returns the batch's id."""
-    from pipelines import stages
+    from pipelines import arrivals, stages
 
-    return stages.parse(_store(), run(), datetime.now(UTC))
+    store, at = _store(), datetime.now(UTC)
+    arrivals.heard(store, run(), _begun(), at)
+    return stages.parse(store, run(), at)
+
+
+def _begun() -> list[str]:
+    """The nodes whose task `measure` has begun and failed, as Airflow knows it: it may have left no word in the store.
+
+    One that waited in its queue in vain has no duration. Over SSH it begins on the control plane, whatever the node.
+    """
+    if IS_SSH:
+        return []
+    ti: Any = get_current_context()["ti"]  # a task's own class has more than its protocol
+    ended = ti.get_task_breadcrumbs(dag_id=ti.dag_id, run_id=ti.run_id)
+    failed = [each for each in ended if each["task_id"] == measure.function.__name__ and each["state"] == "failed"]
+    nodes = ti.xcom_pull(task_ids=plan.function.__name__) or ()
+    return [nodes[each["map_index"]] for each in failed if each["duration"] and 0 <= each["map_index"] < len(nodes)]
 
 
 @task
@@ -240,5 +256,7 @@ def _print(made: "Plan", settings: "Settings") -> None:
             "node=%s benchmark=%s case=%s repeat=%d seconds=%.1f written_bytes=%d command=%s",
             job.node, job.benchmark, job.case, job.repeat, job.seconds, job.written_bytes, " ".join(argv),
         )  # fmt: skip
+    for sentence in made.left_out:
+        log.info(sentence)
     seconds = max(made.seconds_by_node().values())
     log.info("run_id=%s jobs=%d nodes=%d seconds=%.0f", made.run_id, len(made.jobs), len(made.nodes), seconds)

@@ -107,6 +107,48 @@ def test_a_node_that_is_not_known_leaves_its_task_where_no_worker_listens_and_st
     assert [queue for queue, _, _ in routed(home, "gpu-01", "gpu-99")["measure"].values()] == ["queue-1", "per-node"]
 
 
+def test_a_transaction_reads_once_where_all_nodes_are_and_the_next_sees_a_plan_that_is_another_now(home: Path) -> None:
+    from airflow import settings as airflow
+    from airflow.models.dagbag import DBDagBag
+    from airflow.models.dagrun import DagRun
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import event, select, update
+
+    from fleetmark_airflow import routing
+
+    routed(home, "gpu-01", "gpu-02")
+    newest = select(DagRun).where(DagRun.dag_id == "routed").order_by(DagRun.id.desc()).limit(1)
+    asked: list[str] = []
+
+    def again() -> list[str]:
+        """The queues of the two, as they are expanded again."""
+        with create_session(scoped=False) as session:
+            run = session.scalars(newest).one()
+            task = DBDagBag().get_latest_version_of_dag("routed", session=session).get_task("measure")
+            tis = sorted(run.get_task_instances(session=session), key=lambda ti: ti.map_index)
+            asked.clear()
+            for ti in (measured := [ti for ti in tis if ti.task_id == "measure"]):
+                ti.task, ti.queue = task, routing.PER_NODE
+                routing.task_instance_mutation_hook(ti, run)
+            return [ti.queue for ti in measured]
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        asked.extend(["xcom"] if "FROM xcom" in statement else [])
+
+    event.listen(airflow.engine, "before_cursor_execute", note)
+    try:
+        assert again() == ["queue-1", "queue-2"]
+        assert len(asked) == 2, "the nodes, and the run's priority"
+        with create_session(scoped=False) as session:
+            of_plan = (XComModel.dag_run_id == session.scalars(newest).one().id, XComModel.task_id == "plan")
+            nodes = update(XComModel).where(*of_plan, XComModel.key == "return_value")
+            session.execute(nodes.values(value=["gpu-03", "gpu-01"]))
+        assert again() == ["queue-3", "queue-1"]
+    finally:
+        event.remove(airflow.engine, "before_cursor_execute", note)
+
+
 @pytest.fixture
 def session() -> Iterator[Any]:
     from airflow.utils.session import create_session

@@ -95,7 +95,9 @@ def test_a_node_does_its_work_and_can_write_nothing_of_anothers(
     assert own == keys.raw_key(made.run_id, NODE, made.jobs[0].job_id, 1)
 
     new = keys.raw_key(made.run_id, OTHER, made.jobs[0].job_id, 2)
+    assert store.create(keys.failure_key(made.run_id, NODE, "measure", 1), b"{}")
     written = (new, others, keys.plan_key(made.run_id), keys.arrival_key(made.run_id, OTHER),
+               keys.failure_key(made.run_id, OTHER, "measure", 1),
                keys.approval_key(made.run_id), f"{keys.table_key('runs')}/_delta_log/0.json")  # fmt: skip
     assert refused(lambda key: store.replace(key, b"{}"), written) == written
     assert refused(store.delete, (own, others)) == (own, others)

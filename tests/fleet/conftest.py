@@ -24,8 +24,21 @@ benchmark = "iperf3"
 pairs = "quick"
 params = { duration_s = 1, omit_s = 0 }
 """
+_DISKS = """
+description = "a job that needs an approval, and one beside which another watches"
+
+[[benchmarks]]
+benchmark = "raw_device"
+params = { profile = "rand_write", runtime_s = 0.2, ramp_s = 0.0, size_bytes = 4194304 }
+
+[[benchmarks]]
+benchmark = "fio"
+beside = ["dcgm_profile"]
+params = { profile = "rand_read", runtime_s = 2.0, ramp_s = 0.0, size_bytes = 4194304 }
+"""
 SUITES = {
     **{name: _FIO.format(name=name, runtime_s=seconds) for name, seconds in {"tiny": 0.2, "seconds": 15.0}.items()},
+    "disks": _DISKS,
     "pairs": _PAIRS,
     "both": _FIO.format(name="both", runtime_s=0.2) + _PAIRS.partition("\n\n")[2],
 }

@@ -116,17 +116,19 @@ class Fleet:
         _kill(self.components.pop(name))
 
     def start_worker(self, node: str, module: str = "fleetmark_airflow.component") -> None:
-        """As infra's unit does: one job at a time, the node's own queue."""
+        """As infra's unit does: one job at a time, the node's own queue. Tools in /mnt/bin are this node's alone."""
         machine = self.machine(node)
-        home = machine.disk / "airflow"
-        home.mkdir(exist_ok=True)
-        (machine.disk / "lock").mkdir(exist_ok=True)
-        (machine.disk / "nvme").mkdir(exist_ok=True)
+        for name in ("airflow", "lock", "nvme"):
+            (machine.disk / name).mkdir(exist_ok=True)
+        if not (machine.disk / "dags").is_symlink():
+            (machine.disk / "dags").symlink_to(ROOT / "dags")
         environ = {
             **{name: value for name, value in self.environ.items() if not name.startswith(SECRET)},
             "AIRFLOW__API_AUTH__JWT_PRIVATE_KEY_PATH": str(self.key(node)),
             "AIRFLOW__API_AUTH__JWT_SECRET": "",  # Airflow would make one, and have two
             "AIRFLOW_HOME": "/mnt/airflow",
+            "AIRFLOW__CORE__DAGS_FOLDER": "/mnt/dags",
+            "PATH": f"/mnt/bin:{self.environ['PATH']}",
             "FLEETMARK_NODE": node,
             "FLEETMARK_HOME": "/mnt",
             "FLEETMARK_LEASE_DIR": "/mnt/lock",

@@ -98,6 +98,7 @@ def write_settings(machine: Machine, environ: Mapping[str, str], **other: str) -
         "FLEETMARK_NODE": machine.name,
         "FLEETMARK_HOME": "/mnt",
         "FLEETMARK_LEASE_DIR": "/mnt/lock",
+        "PATH": f"/mnt/bin:{environ['PATH']}",
         **other,
     }
     (machine.disk / "node.env").write_text("".join(f"{name}='{value}'\n" for name, value in lines.items()))

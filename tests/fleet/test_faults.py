@@ -1,5 +1,7 @@
 """What befalls a fleet: nodes, workers, the control plane and the object store go away in mid-run and come back."""
 
+import shutil
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +17,21 @@ from tests.following import run_id_of, wait_for
 pytestmark = pytest.mark.integration
 
 BEGAN = "there is no raw output: a task of its node began, and ended before this job"
+
+_OTHER_DAG = """
+from airflow.sdk import dag, task
+from fleetmark_airflow.tasks import DEFAULT_ARGS
+
+@dag(default_args=DEFAULT_ARGS)
+def fleet_benchmark():
+    @task
+    def measure(node):
+        raise ValueError("as in a version that knew nothing of arrivals, nor of a field of this plan")
+
+    measure.expand(node=["first", "second"])
+
+fleet_benchmark()
+"""
 
 
 def rows(fleet: Fleet, run: Run) -> dict[str, list[tuple[str, str]]]:
@@ -47,8 +64,24 @@ def spooled(fleet: Fleet, node: str) -> list[str]:
     return [path.name for path in fleet.machine(node).disk.glob("spool-*/*/raw,*")]
 
 
-def test_a_node_that_is_down_has_rows_that_say_so_and_the_next_run_measures_it(fleet: Fleet) -> None:
-    down, *up = NODES
+@pytest.fixture
+def outdated(fleet: Fleet) -> Iterator[str]:
+    """A node whose tasks fail before they leave any word."""
+    name = NODES[1]
+    dags = fleet.machine(name).disk / "dags"
+    here = dags.readlink()
+    dags.unlink()
+    dags.mkdir()
+    (dags / "fleet_benchmark.py").write_text(_OTHER_DAG)
+    yield name
+    shutil.rmtree(dags)
+    dags.symlink_to(here)
+
+
+def test_a_node_that_is_down_is_told_from_one_whose_task_fails_at_once_and_the_next_run_measures_it(
+    fleet: Fleet, outdated: str
+) -> None:
+    down, _, *up = NODES
     machine = fleet.machine(down)
     machine.cut_off()
     try:
@@ -57,14 +90,17 @@ def test_a_node_that_is_down_has_rows_that_say_so_and_the_next_run_measures_it(f
         machine.plug_in()
     reason = "node unreachable: no task was heard to begin there within 30 s"
     assert run.state == "success"
-    assert rows(fleet, run) == {down: [("not_measured", reason)] * 2, **dict.fromkeys(up, [("ok", "")] * 2)}
+    missing = {down: [("not_measured", reason)] * 2, outdated: [("not_measured", BEGAN)] * 2}
+    assert rows(fleet, run) == {**missing, **dict.fromkeys(up, [("ok", "")] * 2)}
+    assert {fleet.instances(run, "measure")[node]["state"] for node in missing} == {"failed"}
     assert reason in page(fleet, run)
     history = coverage.read(storage.open_store(fleet.settings), "tiny")
     assert history.reasons[down] == f"not_measured: {reason}"
     fleet.kill_worker(down)
     fleet.revive_worker(down)
-    after = fleet.ended(fleet.trigger(suite="tiny"))
-    assert rows(fleet, after) == dict.fromkeys(NODES, [("ok", "")] * 2)
+    measured = [down, *up]
+    after = fleet.ended(fleet.trigger(suite="tiny", nodes=measured))
+    assert rows(fleet, after) == dict.fromkeys(measured, [("ok", "")] * 2)
     assert down not in coverage.read(storage.open_store(fleet.settings), "tiny").reasons
 
 

@@ -1,13 +1,14 @@
 """A fleet without workers: each node's part of a run over SSH, followed by the triggerer. PostgreSQL, Ceph, fio."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pipelines import keys, storage
 from pipelines.embedded.api import Run
 from pipelines.records import RawOutput
-from tests.fleet import ground, ssh_fleet
+from tests.fleet import disks, ground, ssh_fleet
 from tests.fleet.conftest import SUITES
 from tests.fleet.control import Fleet
 from tests.fleet.ssh_fleet import Sshd
@@ -80,6 +81,23 @@ def test_nodes_meet_in_pairs_over_ssh(sshd: Sshd) -> None:
     assert met == (("node-a", "node-b", "ok"),)
 
 
+def test_a_disk_is_written_to_over_ssh_once_another_person_agrees(sshd: Sshd, tmp_path: Path) -> None:
+    fleet = sshd.fleet
+    with disks.given(fleet, "node-a", tmp_path) as disk:
+        run = fleet.trigger(suite="disks", nodes=["node-a"])
+        disks.question(fleet, run)
+        disks.require_untouched(disk)
+        disks.answer(fleet, run, "user", "Approve")
+        assert fleet.ended(run).state == "success"
+        disks.require_written(disk)
+    assert disks.jobs(fleet, run) == {
+        ("node-a", "fio"): ("ok", "", False),
+        ("node-a", "dcgm_profile"): ("ok", "", True),
+        ("node-a", "raw_device"): ("ok", "", False),
+    }
+    disks.require_watched(fleet, run, "node-a")
+
+
 def test_clearing_a_task_ends_its_job_with_its_tool_and_the_next_attempt_does_it_all(sshd: Sshd) -> None:
     fleet = sshd.fleet
     run = fleet.trigger(suite="tiny", nodes=["node-a"], overrides={"runtime_s": 30}, repeats=1)
@@ -131,6 +149,12 @@ def test_what_another_attempt_does_not_cure_is_not_tried_again_a_strange_host_ke
         assert outcomes(fleet, run) == {"node-a": {("not_measured", 2)}, "node-b": {("not_measured", 2)}}
         instances = fleet.instances(run, "measure")
         assert {(each["state"], each["try_number"]) for each in instances.values()} == {("failed", 1)}
+        of_run = f"run_id = '{run_id_of(run)}'"
+        said = dict(fleet.answer(f"SELECT DISTINCT node, reason FROM runs WHERE {of_run}"))  # type: ignore[arg-type]
+        failed = "there is no raw output: the task measure of its node failed, attempt 1: node"
+        assert said["node-a"].startswith(f"{failed} node-a: ")
+        assert "FLEETMARK_TYPO" in said["node-a"]
+        assert said["node-b"].startswith(f"{failed} node-b: SSH to {b.address}: Host key for server")
         assert raws(sshd, run) == []
     finally:
         sshd.known_hosts.write_text(text)
