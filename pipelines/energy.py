@@ -12,7 +12,7 @@ that of loading the model as well: say so in the metric's meaning.
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
-from math import isfinite
+from math import fsum, inf, isfinite
 from typing import Literal
 
 from pipelines.records import Labels, Measurement, Outcome, Parsed, RawOutput, Series, Telemetry, Unit
@@ -32,7 +32,7 @@ def taken(
     series = [each for each in telemetry.series if each.source == source] if telemetry else []
     devices = {each.labels["device"] for each in series if "device" in each.labels}
     found = within(series, begins_s, ends_s)
-    total = sum(found.values())
+    total = _total(found.values())
     return total if devices and devices == found.keys() and isfinite(total) else None
 
 
@@ -113,7 +113,15 @@ def _integral(power: Series, begins_s: float, ends_s: float) -> float | None:
     samples = zip(power.seconds, power.samples, strict=True)
     inside = [(at_s, value) for at_s, value in samples if begins_s < at_s < ends_s]
     corners = [(begins_s, first), *inside, (ends_s, last)]
-    return sum((later_s - at_s) * (value + after) / 2 for (at_s, value), (later_s, after) in pairwise(corners))
+    return _total((later_s - at_s) * (value + after) / 2 for (at_s, value), (later_s, after) in pairwise(corners))
+
+
+def _total(values: Iterable[float]) -> float:
+    """Every Python's `fsum` gives the same, which `sum` does not since 3.12. Infinite where it is beyond a float."""
+    try:
+        return fsum(values)
+    except (OverflowError, ValueError):
+        return inf
 
 
 def _at(series: Series, at_s: float) -> float | None:

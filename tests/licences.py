@@ -1,6 +1,7 @@
 """`python -m tests.licences` writes docs/licences.md: the licence of each locked dependency, by its own metadata."""
 
 import re
+from collections import Counter
 from importlib import metadata
 from pathlib import Path
 
@@ -14,8 +15,8 @@ _LONGEST = 60  # characters: some put the whole text there
 _HEAD = """# Licences of the dependencies
 
 What the locks in `requirements/` pin, and which licence each package says that it has. `python -m tests.licences`
-writes it; a test compares them. What is only installed with another version of Python keeps its line. A package
-without a line is not installed on Linux.
+writes it; a test compares them. What depends on Python's version keeps its line. A package without a line is not
+installed on Linux.
 
 | package | licence | in |
 |---|---|---|
@@ -49,13 +50,23 @@ def noted() -> dict[str, str]:
     return dict(_LINE.findall(PAGE.read_text()))
 
 
+def by_python(lock: str) -> set[str]:
+    """The packages of a lock of which not every Python is given the same version."""
+    counted = Counter(name for name, _ in _PINNED.findall((_ROOT / f"requirements/{lock}.lock").read_text()))
+    return {name for name, times in counted.items() if times > 1}
+
+
 def page() -> str:
     before = noted()
+    varying = {name: said for lock in LOCKS for name in by_python(lock) if (said := before.get(name))}
     where: dict[str, list[str]] = {}
     for lock in LOCKS:
         for package in locked(lock):
             where.setdefault(package, []).append(lock)
-    rows = ((package, licence(package) or before.get(package), locks) for package, locks in sorted(where.items()))
+    rows = (
+        (package, varying.get(package) or licence(package) or before.get(package), locks)
+        for package, locks in sorted(where.items())
+    )
     return _HEAD + "".join(f"| {name} | {said} | {', '.join(locks)} |\n" for name, said, locks in rows if said)
 
 

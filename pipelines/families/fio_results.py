@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import fsum
 from typing import Any, Protocol
 
 from pydantic import ValidationError
@@ -208,7 +209,7 @@ def _mean(latencies: Sequence[Latency]) -> float:
     """Weighted by requests."""
     counts = [sum(latency.bins.values()) for latency in latencies]
     total = sum(counts)
-    return sum(latency.mean * (count / total) for latency, count in zip(latencies, counts, strict=True))
+    return fsum(latency.mean * (count / total) for latency, count in zip(latencies, counts, strict=True))
 
 
 def _measurements(jobs: Sequence[JobDocument], timed: Sequence[_Timed], all_labels: Labels) -> Iterator[Measurement]:
@@ -229,8 +230,8 @@ def _values(jobs: Sequence[JobDocument], timed: Sequence[_Timed]) -> Iterator[tu
         for name, nanoseconds in zip(_LATENCIES, (each.mean, *taken, each.max), strict=True):
             if nanoseconds >= 1:
                 yield f"{each.metric}_{name}", nanoseconds / _NS_PER_S, "s"
-    yield "cpu_user", sum(job.usr_cpu for job in jobs) / len(jobs) / _PERCENT, "ratio"
-    yield "cpu_system", sum(job.sys_cpu for job in jobs) / len(jobs) / _PERCENT, "ratio"
+    yield "cpu_user", fsum(job.usr_cpu / len(jobs) for job in jobs) / _PERCENT, "ratio"
+    yield "cpu_system", fsum(job.sys_cpu / len(jobs) for job in jobs) / _PERCENT, "ratio"
 
 
 def _histogram(timed: _Timed, all_labels: Labels) -> Histogram:

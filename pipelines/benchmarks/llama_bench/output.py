@@ -1,6 +1,7 @@
 """What a raw output of llama-bench says: an outcome, and measurements in base units."""
 
 from collections.abc import Iterator
+from math import fsum
 from pathlib import PurePosixPath
 from statistics import fmean, median
 from typing import Literal
@@ -73,7 +74,7 @@ def _measurements(raw: RawOutput, params: Params, result: Result) -> Iterator[Me
     if params.gives_first_token:
         yield _value("time_to_first_token", median(seconds), "s", labels)
     yield _value("model_size", result.model_size, "B", labels)
-    yield from _energy(raw, sum(seconds), params.tokens * len(seconds), labels)
+    yield from _energy(raw, fsum(seconds), params.tokens * len(seconds), labels)
 
 
 def _energy(raw: RawOutput, measured_s: float, tokens: int, labels: Labels) -> Iterator[Measurement]:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -106,7 +107,7 @@ def _iterations(given: PerIteration) -> dict[str, float]:
 
 def _ranks(given: PerIteration) -> tuple[float, ...]:
     times = given.per_process_max_times_us
-    return tuple(sum(rank) / len(rank) / _US_PER_S for rank in times) if times and all(times) else ()
+    return tuple(fmean(rank) / _US_PER_S for rank in times) if times and all(times) else ()
 
 
 def from_table(text: str) -> tuple[Row, ...] | None:
