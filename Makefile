@@ -24,7 +24,7 @@ down: ## stop it
 	@.venv/bin/fleetmark down
 
 test: ## run every test, with real servers, a browser and a whole Airflow
-	@infra/bootstrap.sh dev chromium llama $(FLEET)
+	@infra/bootstrap.sh dev chromium llama kubectl shellcheck cc $(FLEET)
 	@$(PYTHON) -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 test-fast: ## run the tests that need no server

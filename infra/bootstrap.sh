@@ -84,34 +84,41 @@ sync_venv() {
     fingerprint "$set_name" >".venv/synced-$set_name"
 }
 
-# Debian sid's llama.cpp with its own libc, unpacked in .venv/llama and run from there: nothing of it is installed, and no
-# root is needed. apt takes it from where this machine's own release comes from, and checks Debian's signature.
-unpack_llama() {
-    local build="build llama.cpp (its docs/build.md), and put llama-bench and llama-batched-bench on the PATH"
-    local codename from keyring
+# from_sid FOLDER WHAT INSTEAD PACKAGE...: packages of Debian sid, unpacked in a folder: nothing of them is installed, and no
+# root is needed. apt takes them from where this machine's own release comes from, and checks Debian's signature.
+from_sid() {
+    local folder=$1 what=$2 instead=$3 codename from keyring
+    shift 3
     codename=$(. /etc/os-release 2>/dev/null && echo "${VERSION_CODENAME:-}") || true
     keyring=$(ls /usr/share/keyrings/debian-archive-keyring.[gp]* 2>/dev/null | head -n 1) || true
-    has apt-get dpkg-deb && [ -n "$keyring" ] || fail "llama-bench is missing, and only on Debian it is fetched: $build"
+    has apt-get dpkg-deb && [ -n "$keyring" ] || fail "$what is missing, and only on Debian it is fetched: $instead"
     from=$(apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' |
         awk -v own="^($codename|stable|testing|unstable|sid)$" '$1 ~ own && !found { print $2; found = 1 }')
-    [ -n "$from" ] || fail "llama-bench is missing, and apt has no source of $codename from whose mirror to take it: $build"
-    echo "bootstrap: fetching llama.cpp of Debian sid" >&2
-    local new=$PWD/.venv/llama.new libraries package program
-    rm -rf "$new"
-    mkdir -p "$new/bin" "$new/apt/lists/partial" "$new/apt/archives/partial"
-    : >"$new/apt/status"
-    echo "deb [signed-by=$keyring] $from sid main" >"$new/apt/sid.list"
-    local own_apt=(apt-get -qq -o "Dir::Etc::SourceList=$new/apt/sid.list" -o Dir::Etc::SourceParts=/dev/null
-        -o "Dir::State=$new/apt" -o "Dir::State::status=$new/apt/status" -o "Dir::Cache=$new/apt"
+    [ -n "$from" ] || fail "$what is missing, and apt has no source of $codename from whose mirror to take it: $instead"
+    echo "bootstrap: fetching $what of Debian sid" >&2
+    rm -rf "$folder"
+    mkdir -p "$folder/apt/lists/partial" "$folder/apt/archives/partial"
+    : >"$folder/apt/status"
+    echo "deb [signed-by=$keyring] $from sid main" >"$folder/apt/sid.list"
+    local own_apt=(apt-get -qq -o "Dir::Etc::SourceList=$folder/apt/sid.list" -o Dir::Etc::SourceParts=/dev/null
+        -o "Dir::State=$folder/apt" -o "Dir::State::status=$folder/apt/status" -o "Dir::Cache=$folder/apt"
         -o APT::Sandbox::User=root -o Acquire::Languages=none -o Acquire::Check-Valid-Until=false -o Acquire::Retries=3)
-    "${own_apt[@]}" update && (cd "$new/apt" && "${own_apt[@]}" download llama.cpp-tools llama.cpp-tools-extra libllama0 \
-        libggml0 libc6 libstdc++6 libgcc-s1 libgomp1 libssl3t64 libzstd1 zlib1g) ||
-        fail "llama.cpp of Debian sid could not be fetched from $from; $build"
-    for package in "$new"/apt/*.deb; do dpkg-deb -x "$package" "$new"; done
-    rm -rf "$new/apt"
+    "${own_apt[@]}" update && (cd "$folder/apt" && "${own_apt[@]}" download "$@") ||
+        fail "$what of Debian sid could not be fetched from $from; $instead"
+    local package
+    for package in "$folder"/apt/*.deb; do dpkg-deb -x "$package" "$folder"; done
+    rm -rf "$folder/apt"
+}
+
+# With its own libc, and run from .venv/llama.
+unpack_llama() {
+    local new=$PWD/.venv/llama.new libraries program
+    from_sid "$new" llama.cpp "build llama.cpp (its docs/build.md), and put llama-bench and llama-batched-bench on the PATH" \
+        llama.cpp-tools llama.cpp-tools-extra libllama0 libggml0 libc6 libstdc++6 libgcc-s1 libgomp1 libssl3t64 libzstd1 zlib1g
     libraries=$(echo "$new"/usr/lib/*-linux-gnu*)
     # llama.cpp looks for the variants of its code for this processor beside the program, which is the loader here
     (cd "$libraries" && ln -s ggml/backends*/*.so .)
+    mkdir "$new/bin"
     for program in llama-bench llama-batched-bench; do
         cat >"$new/bin/$program" <<EOF
 #!/bin/sh
@@ -125,6 +132,13 @@ EOF
     mv "$new" .venv/llama
 }
 
+# Debian 12 has one of 2020, which does not know kustomizations as they are written today. It needs nothing but libc.
+unpack_kubectl() {
+    from_sid "$PWD/.venv/kubectl.new" kubectl "https://kubernetes.io/docs/tasks/tools/" kubectl
+    rm -rf .venv/kubectl
+    mv .venv/kubectl.new .venv/kubectl
+}
+
 exec 9>.venv.lock
 flock 9 # two makes at once: the second waits, and then finds it done
 make_venv
@@ -132,11 +146,13 @@ sync_venv
 
 for program in "$@"; do
     case $program in
-    fio | iperf3 | sysbench | stress-ng | numactl | chromium) has "$program" || apt_install "$program" "$program" ;;
+    fio | iperf3 | sysbench | stress-ng | numactl | chromium | shellcheck) has "$program" || apt_install "$program" "$program" ;;
     ceph) has radosgw ceph-mon ceph-osd || apt_install "Ceph's S3 gateway" radosgw ceph-mon ceph-osd ceph-common ;;
     postgres) has /usr/lib/postgresql/*/bin/postgres || apt_install PostgreSQL postgresql ;;
     nginx) has /usr/sbin/nginx || apt_install nginx nginx-light ;;
     llama) has llama-bench llama-batched-bench || [ -d .venv/llama ] || unpack_llama ;;
+    kubectl) has kubectl || [ -d .venv/kubectl ] || unpack_kubectl ;;
+    cc) has cc || apt_install "a C compiler" gcc libc6-dev ;;
     ip) has ip || apt_install iproute2 iproute2 ;;
     redis) has redis-server || apt_install Redis redis-server ;;
     sshd) has /usr/sbin/sshd ssh-keygen || apt_install OpenSSH openssh-server openssh-client ;;

@@ -12,6 +12,7 @@ import yaml
 from pipelines import process
 
 FOLDER = Path(__file__).parents[2] / "infra/kubernetes"
+UNPACKED = FOLDER.parents[1] / ".venv/kubectl/usr/bin/kubectl"  # by infra/bootstrap.sh
 VERSIONS = ("1.29", "1.37")
 OVERLAYS = ("base", "gpu")
 
@@ -24,9 +25,10 @@ def written(name: str) -> dict[str, Any]:
 @cache
 def built(overlay: str) -> list[dict[str, Any]]:
     """What would be applied to a cluster."""
-    if shutil.which("kubectl") is None:
+    kubectl = shutil.which("kubectl") or shutil.which(UNPACKED)
+    if kubectl is None:
         pytest.skip("kubectl is not installed")
-    argv = ("kubectl", "kustomize", str(FOLDER / overlay))
+    argv = (kubectl, "kustomize", str(FOLDER / overlay))
     made = process.run(argv, timeout_s=120)
     assert made.exit_status == 0, made.stderr
     return list(yaml.safe_load_all(made.stdout))
