@@ -10,9 +10,9 @@ from pydantic import Field, PositiveInt, model_validator
 from pipelines import keys
 from pipelines.benchmark import Benchmark, Command, Cost, Metric, Workplace
 from pipelines.errors import UnknownOutput
-from pipelines.families import asked, llama_tool, numa_loads, probe_tool, stream_results
+from pipelines.families import asked, llama_tool, numa_loads, probe_tool, scratch, stream_results
 from pipelines.families.numa_loads import LOADS, Asked
-from pipelines.records import Measurement, Outcome, Parsed, RawOutput, Record
+from pipelines.records import Labels, Measurement, Outcome, Parsed, RawOutput, Record
 
 _PROBE = "numa"
 _MIB = 2**20
@@ -137,14 +137,15 @@ def parse(raw: RawOutput) -> Parsed:
     found = probe_tool.read(raw, _PROBE, _Document)
     if isinstance(found, Parsed):
         return found
-    return _judged(asked.of_run(raw, Params, _PROBE), found)
+    params = asked.of_run(raw, Params, _PROBE)
+    return _judged(params, found, scratch.labels(raw) if params.load == "fio" else {})
 
 
-def _judged(params: Params, document: _Document) -> Parsed:
+def _judged(params: Params, document: _Document, extra: Labels) -> Parsed:
     tool = LOADS[params.load].tool
     if failure := next((failed for run in document.runs if (failed := _failure(tool, run))), None):
         return failure
-    measurements = tuple(_measurements(params, document.runs))
+    measurements = tuple(_measurements(params, document.runs, extra))
     rounds = {run.round for run in document.runs}
     missing = required(params) - {each.metric for each in measurements}
     reason = f"it gives no {', '.join(sorted(missing))}" if missing else ""
@@ -168,7 +169,7 @@ def _failure(tool: str, run: _Run) -> Parsed | None:
     return Parsed(outcome=outcome, reason=f"{where}: exit status {run.exit_status}: {said}")
 
 
-def _measurements(params: Params, runs: tuple[_Run, ...]) -> Iterator[Measurement]:
+def _measurements(params: Params, runs: tuple[_Run, ...], extra: Labels) -> Iterator[Measurement]:
     load = LOADS[params.load]
     measured: dict[tuple[int, int, str], float] = {}
     for run in runs:
@@ -186,7 +187,7 @@ def _measurements(params: Params, runs: tuple[_Run, ...]) -> Iterator[Measuremen
             "memory_node": str(run.memory_node),
             "placement": run.placement,
             "round": str(run.round),
-            **({"direct": str("--direct=1" in run.argv).lower()} if params.load == "fio" else {}),
+            **extra,
         }
         yield Measurement(metric=load.metric, value=rate, unit=load.unit, labels=labels)
     for node in dict.fromkeys(run.cpu_node for run in runs):
@@ -196,7 +197,7 @@ def _measurements(params: Params, runs: tuple[_Run, ...]) -> Iterator[Measuremen
             if {(node, number, "remote"), (node, number, "local")} <= set(measured)
         ]
         if shares:
-            labels = {"processors": params.processors, "cpu_node": str(node)}
+            labels = {"processors": params.processors, "cpu_node": str(node), **extra}
             yield Measurement(metric="remote_share", value=median(shares), unit="ratio", labels=labels)
 
 

@@ -68,7 +68,7 @@ def _run(asked: Asked) -> int:
         print(f"this machine has {there} with processors and memory: nothing is across", file=sys.stderr)
         return os.EX_UNAVAILABLE
     pair = farthest(nodes)
-    if problem := _too_little(asked, pair) or _too_old(LOADS[asked.load]):
+    if problem := _cached(asked) or _too_little(asked, pair) or _too_old(LOADS[asked.load]):
         print(problem, file=sys.stderr)
         return os.EX_CONFIG
     version = _said(LOADS[asked.load].tool, "--version")
@@ -92,6 +92,13 @@ def topology(text: str) -> tuple[_Node, ...]:
         for node, count in cpus.items()
         if count and sizes.get(node)
     )
+
+
+def _cached(asked: Asked) -> str:
+    """Why what fio reads would not lie where its buffers do."""
+    if asked.load != "fio" or asked.direct:
+        return ""
+    return "the scratch directory takes no direct I/O, and the page cache lies in the memory of whoever read it first"
 
 
 def _too_old(load: Load) -> str:

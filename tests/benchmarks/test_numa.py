@@ -44,9 +44,11 @@ def raw(params: dict[str, Any], **fields: Any) -> RawOutput:
     return make.raw(job, tool="fleetmark-probe", **fields)
 
 
-def probed(folder: Path, path: str, params: dict[str, Any], files: Path | None = None) -> RawOutput:
+def probed(
+    folder: Path, path: str, params: dict[str, Any], files: Path | None = None, *, direct_io: bool = True
+) -> RawOutput:
     """The benchmark's own command, run in the folder."""
-    place = Workplace(folder, folder / "o", direct_io=True, tool_version="0.15.06", files=files)
+    place = Workplace(folder, folder / "o", direct_io=direct_io, tool_version="0.15.06", files=files)
     command = NUMA.command(NUMA.checked_params(params), place)
     argv = (sys.executable, "-c", PROBE, *command.argv[1:])
     done = process.run(argv, timeout_s=120, cwd=folder, environ={**os.environ, "PATH": path})
@@ -111,6 +113,19 @@ def test_the_weights_of_a_model_are_read_and_not_mapped(tmp_path: Path) -> None:
     argv = LOADS["llama"].argv(asked, 4, tmp_path / "o", "  -mmp, --mmap <0|1>\n")
     assert argv[argv.index("-mmp") + 1] == "0"
     assert Asked.of(asked.words()) == asked
+
+
+def test_fio_is_not_measured_through_the_page_cache(tmp_path: Path) -> None:
+    """Which lies in the memory of whoever read the file first, whatever numactl says."""
+    ended = probed(tmp_path, with_standins(tmp_path), {"load": "fio"}, direct_io=False)
+    parsed = NUMA.parse(ended)
+    assert (parsed.outcome, "takes no direct I/O" in parsed.reason) == (Outcome.CONFIG, True)
+
+
+def test_a_filesystem_in_memory_is_told(tmp_path: Path) -> None:
+    """It may take direct I/O, and is no disk."""
+    ended = raw(RUNS["3.33-fio_two_nodes"], stdout=text("3.33-fio_two_nodes.json"), facts={"filesystem": "tmpfs"})
+    assert {each.labels["filesystem"] for each in NUMA.parse(ended).measurements} == {"tmpfs"}
 
 
 def test_a_model_that_fits_into_no_nodes_memory_is_a_matter_of_set_up(tmp_path: Path) -> None:
