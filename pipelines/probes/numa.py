@@ -23,6 +23,7 @@ from pipelines.families.numa_loads import LOADS, Asked, Load
 _NUMACTL = "numactl"
 _MIB = 2**20
 _LOOKED_WITHIN_S = 30.0  # a build with CUDA looks for GPUs before it says anything
+_VERSION_WITHIN_S = 6.0  # each: a driver that hangs is not to take the time of all
 _OF_FREE = 0.5  # of what a node can give may be taken
 _NODES = Path("/sys/devices/system/node")
 _HINT = "apt-get install numactl, and stress-ng, fio or llama.cpp for the load"
@@ -46,17 +47,17 @@ def main(argv: Sequence[str]) -> int:
 
 def _version() -> int:
     """Of what is installed. numactl before 2.0.17 has no option for it, and says so."""
-    done = process.run((_NUMACTL, "--version"), timeout_s=_LOOKED_WITHIN_S)
+    done = process.run((_NUMACTL, "--version"), timeout_s=_VERSION_WITHIN_S)
     print(_NUMACTL, done.stdout if done.exit_status == 0 else "of a version that it does not say")
     for load in LOADS.values():
         with suppress(ToolNotFound, ToolNotStarted):
-            print(_said(load.tool, "--version"))
+            print(_said(load.tool, "--version", within_s=_VERSION_WITHIN_S))
     return 0
 
 
-def _said(*argv: str) -> str:
+def _said(*argv: str, within_s: float = _LOOKED_WITHIN_S) -> str:
     """On either stream: llama.cpp's programs write what they are on stderr."""
-    done = process.run(argv, timeout_s=_LOOKED_WITHIN_S)
+    done = process.run(argv, timeout_s=within_s)
     return done.stdout + done.stderr
 
 
@@ -67,11 +68,12 @@ def _run(asked: Asked) -> int:
         there = "one NUMA node" if nodes else "no NUMA node"
         print(f"this machine has {there} with processors and memory: nothing is across", file=sys.stderr)
         return os.EX_UNAVAILABLE
-    pair = farthest(nodes)
-    if problem := _cached(asked) or _too_little(asked, pair) or _too_old(LOADS[asked.load]):
+    pair, load = farthest(nodes), LOADS[asked.load]
+    problem = _cached(asked) or _too_little(asked, pair)
+    version = "" if problem else _said(load.tool, "--version")
+    if problem := problem or _too_old(load, version):
         print(problem, file=sys.stderr)
         return os.EX_CONFIG
-    version = _said(LOADS[asked.load].tool, "--version")
     print(json.dumps({"probe": "numa", "hardware": seen, "version": version, "runs": list(_measured(asked, *pair))}))
     return 0
 
@@ -101,9 +103,9 @@ def _cached(asked: Asked) -> str:
     return "the scratch directory takes no direct I/O, and the page cache lies in the memory of whoever read it first"
 
 
-def _too_old(load: Load) -> str:
+def _too_old(load: Load, version: str) -> str:
     """Why the load's tool cannot be taken for it."""
-    found = load.version(_said(load.tool, "--version"))
+    found = load.version(version)
     if found is None or tools.numbers(found) >= load.minimum_version:
         return ""
     return f"{load.tool} {found} is too old: {'.'.join(map(str, load.minimum_version))} or later is needed"

@@ -32,6 +32,7 @@ _SHARED_CODE = (
     "histograms.py",
     "energy.py",
     "tracks.py",
+    "mounts.py",
     "tables/rows.py",
     "tables/schema.py",
 )

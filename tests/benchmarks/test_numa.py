@@ -214,6 +214,16 @@ def test_the_version_is_stress_ngs_and_tells_a_stand_in_of_either_tool(tmp_path:
         assert found.simulated is simulated
 
 
+@pytest.mark.integration
+def test_a_tool_that_hangs_does_not_keep_the_version_of_the_others(tmp_path: Path) -> None:
+    """As llama-bench does where the GPU's driver is stuck."""
+    (tmp_path / "llama-bench").write_text("#!/bin/sh\nexec sleep 600\n")
+    (tmp_path / "llama-bench").chmod(0o755)
+    found = tools.find(NUMA, {**os.environ, "PATH": with_standins(tmp_path)})
+    assert found.refusal is None
+    assert found.version
+
+
 @settings(max_examples=200)
 @given(st.data())
 def test_a_damaged_document_is_parsed_honestly_or_refused(data: st.DataObject) -> None:
